@@ -74,6 +74,9 @@ func newClient(conn *net.UnixConn) *Client {
 // command that was sent by then is still carried out, and its answer is dropped.
 // When the connection is lost the error wraps ErrClosed.
 func (c *Client) Execute(ctx context.Context, cmd string, args, result any, files ...*os.File) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s was not sent: %w", cmd, err)
+	}
 	k := &call{cmd: cmd, reply: make(chan reply, 1)}
 	if args != nil {
 		b, err := json.Marshal(args)
