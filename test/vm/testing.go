@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package vm
+
+import (
+	"context"
+	"os"
+	"time"
+)
+
+// TB is what this package needs of a *testing.T, so that programs that use the
+// package do not link the testing package.
+type TB interface {
+	Helper()
+	Logf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+	Cleanup(func())
+	Failed() bool
+}
+
+// Need skips the test where there is no QEMU, saying why; where there has to be
+// one, because RAMJET_NEED_QEMU=1 says so, it fails the test.
+func Need(t TB) {
+	t.Helper()
+	if err := Available(); err != nil {
+		if os.Getenv("RAMJET_NEED_QEMU") == "1" {
+			t.Fatalf("no guest can be started: %v", err)
+		}
+		t.Skipf("no guest can be started: %v", err)
+	}
+}
+
+// BootTimeout bounds Run. A guest boots in two seconds on an idle machine.
+const BootTimeout = 3 * time.Minute
+
+// Run starts a machine for a test that ends with the test.
+func Run(t TB, c Config) *VM {
+	t.Helper()
+	Need(t)
+	ctx, cancel := context.WithTimeout(context.Background(), BootTimeout)
+	defer cancel()
+	v, err := Start(ctx, c)
+	if err != nil {
+		t.Fatalf("starting a guest: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("QEMU %d said: %s\nits console: %s", v.PID, v.Stderr(), v.Console())
+		}
+		v.Kill()
+	})
+	return v
+}
+
+// RunAttached is Attach for a test. The machine is killed when the test ends.
+func RunAttached(t TB, serialPath, qmpPath string) *VM {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	v, err := Attach(ctx, serialPath, qmpPath)
+	if err != nil {
+		t.Fatalf("attaching to a guest: %v", err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("QEMU %d's console: %s", v.PID, v.Console())
+		}
+		v.Kill()
+	})
+	return v
+}
