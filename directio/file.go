@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package directio
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// File moves whole extents between memory and one open file description.
+// Its methods may be called from several goroutines at a time; none moves
+// the file position.
+type File struct {
+	*os.File
+	direct bool
+}
+
+// NewFile wraps f and takes it over. Whether it is direct is read from f
+// itself (F_GETFL): the descriptor decides, not a flag that somebody passed.
+func NewFile(f *os.File) (*File, error) {
+	fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "F_GETFL", Path: f.Name(), Err: err}
+	}
+	return &File{File: f, direct: fl&unix.O_DIRECT != 0}, nil
+}
+
+// Open opens through o and wraps the result.
+func Open(o Opener, flags int) (*File, error) {
+	f, err := o.Open(flags)
+	if err != nil {
+		return nil, err
+	}
+	d, err := NewFile(f)
+	if err != nil {
+		f.Close()
+	}
+	return d, err
+}
+
+// Direct tells whether transfers go past the page cache. They must be
+// aligned then, memory and offset, as ProbeAlignment says.
+func (f *File) Direct() bool { return f.direct }
+
+// WriteAt writes all of p at off or returns an error that says how far it came
+// and where. A short write is continued: the kernel may end one at a signal,
+// at RLIMIT_FSIZE or when the device fills up, and only the next call says which.
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	return f.whole("write", p, off, calls.Pwrite, io.ErrShortWrite)
+}
+
+// ReadAt fills p from off. At the end of the file it returns io.EOF with what
+// there was (io.ReaderAt).
+func (f *File) ReadAt(p []byte, off int64) (int, error) {
+	return f.whole("read", p, off, calls.Pread, io.EOF)
+}
+
+func (f *File) whole(op string, p []byte, off int64, call func(int, []byte, int64) (int, error), end error) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := call(int(f.Fd()), p[done:], off+int64(done))
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return done, f.failed(op, off+int64(done), len(p)-done, err)
+		case n == 0 && end == io.EOF:
+			return done, io.EOF
+		case n <= 0 || n > len(p)-done:
+			return done, f.failed(op, off+int64(done), len(p)-done, end)
+		}
+		done += n
+		if f.direct && done < len(p) && done%PageSize != 0 {
+			// What is left is no longer aligned; begin the broken page again.
+			// No progress inside one page means the end of the file or device.
+			if n < PageSize {
+				return done, f.failed(op, off+int64(done), len(p)-done, end)
+			}
+			done &^= PageSize - 1
+		}
+	}
+	return done, nil
+}
+
+func (f *File) failed(op string, off int64, n int, err error) error {
+	if f.direct && errors.Is(err, unix.EINVAL) {
+		err = fmt.Errorf("%w (direct I/O not accepted: try --direct-io=off)", err)
+	}
+	return &os.PathError{Op: fmt.Sprintf("%s %d bytes at %d of", op, n, off), Path: f.Name(), Err: err}
+}
+
+// Sync makes everything written durable (fsync(2)).
+func (f *File) Sync() error {
+	if err := ignoringEINTR(func() error { return calls.Fsync(int(f.Fd())) }); err != nil {
+		return &os.PathError{Op: "fsync", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+// Truncate sets the file's length; what is beyond it is gone, what is new is a hole.
+func (f *File) Truncate(size int64) error {
+	if err := ignoringEINTR(func() error { return calls.Ftruncate(int(f.Fd()), size) }); err != nil {
+		return &os.PathError{Op: fmt.Sprintf("set the length %d of", size), Path: f.Name(), Err: err}
+	}
+	return nil
+}

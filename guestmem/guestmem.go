@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package guestmem sees guest memory from outside the guest, one RAM block at a time.
+//
+// A block is one of three things, and Open finds out which:
+//
+//	shared file   memfd, /dev/shm, a file: mapped here as well, so that pages go
+//	              from the guest's own memory to the disk without a copy
+//	private       anonymous memory of another process: copied page by page
+//	              (process_vm_readv(2)), after asking which pages exist
+//	private file  a copy-on-write mapping of a file, as an instantly restored VM
+//	              has: what the process changed is copied, the rest read from the file
+//
+// Looking never allocates: a page that the guest has not touched is a hole
+// before and after. The memory must not change while it is read, or the
+// reader must be able to live with pages of different times.
+package guestmem
+
+import (
+	"bytes"
+	"iter"
+)
+
+// PageSize is the unit of everything here, the guest page of x86.
+const PageSize = 4096
+
+// Range is a part of a block: bytes [Start, End), multiples of PageSize.
+type Range struct{ Start, End int64 }
+
+// Len is the range's size in bytes.
+func (r Range) Len() int64 { return r.End - r.Start }
+
+// Memory is one RAM block. Views may be taken from several goroutines at a time,
+// each with its own buffer.
+type Memory interface {
+	// Size is the block's length in bytes.
+	Size() int64
+
+	// Populated yields in rising order the parts of within that may hold
+	// something other than zeros; all else is zero, and was not read. It stops after
+	// the first error.
+	Populated(within Range) iter.Seq2[Range, error]
+
+	// View returns the bytes of r, which should lie in a range that Populated gave: the
+	// memory itself where it is shared, else buf, filled. buf must hold r.Len()
+	// bytes. The result is valid until Release, and not to be written to.
+	View(r Range, buf []byte) ([]byte, error)
+
+	// Release ends the use of a View.
+	Release(r Range)
+
+	// Write puts p into the block at off: for loading, before a guest runs.
+	Write(p []byte, off int64) error
+
+	// Close gives up the access; the guest's memory stays.
+	Close() error
+}
+
+// Changed is a Memory that knows which of its pages are no longer those of the file
+// that it was mapped from.
+type Changed interface {
+	Memory
+	// Changed yields in rising order the parts of within that the process has made its own.
+	Changed(within Range) iter.Seq2[Range, error]
+	// Backing says what file is beneath.
+	Backing() Backing
+}
+
+// Backing is the file that a block is mapped from.
+type Backing struct {
+	Device, Inode uint64
+	Offset        int64  // of the block's first byte in the file
+	Path          string // as the kernel tells it; " (deleted)" and all
+}
+
+var zeroPage [PageSize]byte
+
+// IsZero tells whether p, a whole number of pages, is all zeros. It ends at
+// the first page that is not.
+func IsZero(p []byte) bool {
+	for len(p) >= PageSize {
+		if !bytes.Equal(p[:PageSize], zeroPage[:]) {
+			return false
+		}
+		p = p[PageSize:]
+	}
+	return bytes.Equal(p, zeroPage[:len(p)])
+}
+
+// pageUp and pageDown round to pages.
+func pageUp(n int64) int64   { return (n + PageSize - 1) &^ (PageSize - 1) }
+func pageDown(n int64) int64 { return n &^ (PageSize - 1) }

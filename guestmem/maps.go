@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mapping is one line of /proc/PID/maps (proc_pid_maps(5)).
+type mapping struct {
+	start, end uint64
+	perms      string
+	offset     uint64
+	device     uint64
+	inode      uint64
+	path       string
+}
+
+func (m mapping) shared() bool { return len(m.perms) > 3 && m.perms[3] == 's' }
+
+// span is the mapping, or the run of mappings that are one (mbind(2) and madvise(2) split
+// them), that holds a block.
+type span struct {
+	mapping
+	start, end uint64 // of the whole run
+}
+
+// ErrNotMapped: the process has no such memory.
+var ErrNotMapped = errors.New("the process has no memory there")
+
+// findSpan returns what is mapped at [addr, addr+size) in process pid.
+func findSpan(pid int, addr uint64, size int64) (span, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	if err != nil {
+		return span{}, permission(pid, err)
+	}
+	defer f.Close()
+	end := addr + uint64(size)
+	var s span
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		m, err := parseMapping(lines.Text())
+		if err != nil {
+			return span{}, err
+		}
+		switch {
+		case m.end <= addr || m.start >= end:
+			continue
+		case s.end == 0:
+			if m.start > addr {
+				return span{}, ErrNotMapped
+			}
+			s = span{m, m.start, m.end}
+		case m.start != s.end:
+			return span{}, ErrNotMapped
+		case m.shared() != s.shared() || m.inode != s.inode || m.device != s.device,
+			m.inode != 0 && m.offset != s.offset+(m.start-s.start):
+			return span{}, fmt.Errorf("it is made of different mappings (%s and %s)", s.describe(), m.describe())
+		default:
+			s.end = m.end
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return span{}, permission(pid, err)
+	}
+	if s.end < end {
+		return span{}, ErrNotMapped
+	}
+	return s, nil
+}
+
+func (m mapping) describe() string {
+	if m.inode == 0 {
+		return "anonymous memory"
+	}
+	return m.path
+}
+
+// parseMapping takes "start-end perms offset major:minor inode path".
+func parseMapping(line string) (mapping, error) {
+	bad := func() (mapping, error) { return mapping{}, fmt.Errorf("cannot read the memory map line %q", line) }
+	fields := strings.SplitN(line, " ", 6)
+	if len(fields) < 5 {
+		return bad()
+	}
+	var m mapping
+	var err [6]error
+	lo, hi, ok := strings.Cut(fields[0], "-")
+	major, minor, ok2 := strings.Cut(fields[3], ":")
+	if !ok || !ok2 {
+		return bad()
+	}
+	m.start, err[0] = strconv.ParseUint(lo, 16, 64)
+	m.end, err[1] = strconv.ParseUint(hi, 16, 64)
+	m.offset, err[2] = strconv.ParseUint(fields[2], 16, 64)
+	ma, e3 := strconv.ParseUint(major, 16, 32)
+	mi, e4 := strconv.ParseUint(minor, 16, 32)
+	err[3], err[4] = e3, e4
+	m.inode, err[5] = strconv.ParseUint(fields[4], 10, 64)
+	if errors.Join(err[:]...) != nil {
+		return bad()
+	}
+	m.perms = fields[1]
+	m.device = unix.Mkdev(uint32(ma), uint32(mi))
+	if len(fields) == 6 {
+		m.path = strings.TrimLeft(fields[5], " ")
+	}
+	return m, nil
+}
+
+// openMapped opens the file behind a mapping: by /proc/PID/map_files, which is exact but
+// needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN (proc_pid_map_files(5)), else by a descriptor that the
+// process still holds on the same inode.
+func openMapped(pid int, m mapping, flags int) (*os.File, error) {
+	f, first := os.OpenFile(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.start, m.end), flags, 0)
+	if first == nil {
+		return f, nil
+	}
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, permission(pid, err)
+	}
+	for _, e := range entries {
+		path := dir + "/" + e.Name()
+		if !isInode(path, m) {
+			continue
+		}
+		if f, err := os.OpenFile(path, flags, 0); err == nil {
+			return f, nil
+		}
+	}
+	return nil, fmt.Errorf("cannot open the file behind its memory, %s: %w (run as root)", m.path, first)
+}
+
+func isInode(path string, m mapping) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Ino == m.inode && st.Dev == m.device
+}
+
+// permission says what to do when the kernel keeps a process's memory from us.
+func permission(pid int, err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("no permission to read the memory of process %d: run as root or as its user (and see ptrace_scope in ptrace(2)): %w", pid, err)
+	}
+	return err
+}

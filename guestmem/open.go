@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Access is what the memory is wanted for.
+type Access int
+
+// Read is for saving, ReadWrite for loading.
+const (
+	Read Access = iota
+	ReadWrite
+)
+
+// Open finds out what kind of memory is at [addr, addr+size) in process pid and gives access to
+// it. The errors say what is wrong and what to do: no permission, nothing
+// mapped there (ErrNotMapped), a file that cannot be opened.
+func Open(pid int, addr uint64, size int64, access Access) (Memory, error) {
+	s, err := findSpan(pid, addr, size)
+	if err != nil {
+		return nil, err
+	}
+	offset := int64(s.offset + (addr - s.start))
+	switch {
+	case s.inode == 0:
+		return newPrivate(pid, addr, size)
+	case s.shared():
+		f, err := openMapped(pid, s.mapping, openFlags(access))
+		if err != nil {
+			return nil, err
+		}
+		return fromFile(f, offset, size, access)
+	default:
+		f, err := openMapped(pid, s.mapping, os.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		return newPrivateFile(pid, addr, size, f, Backing{s.device, s.inode, offset, s.path})
+	}
+}
+
+func openFlags(a Access) int {
+	if a == ReadWrite {
+		return os.O_RDWR
+	}
+	return os.O_RDONLY
+}
+
+// OpenFile gives access to size bytes at offset of a file that is somebody's shared memory, a memfd
+// say. It takes f over.
+func OpenFile(f *os.File, offset, size int64, access Access) (Memory, error) {
+	return fromFile(f, offset, size, access)
+}
+
+func fromFile(f *os.File, offset, size int64, access Access) (Memory, error) {
+	st, err := f.Stat()
+	if err == nil && st.Size() < offset+size {
+		err = fmt.Errorf("the memory file %s has %d bytes, the block ends at %d", f.Name(), st.Size(), offset+size)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	if hugePages(f) {
+		return &hugeFile{f: f, offset: offset, size: size}, nil
+	}
+	m, err := newShared(f, offset, size, access)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+func hugePages(f *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == unix.HUGETLBFS_MAGIC
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pagemap tells which pages of a process exist and whose they are.
+type pagemap struct {
+	f   *os.File
+	pid int
+	old bool // no PAGEMAP_SCAN (before Linux 6.7): read the entries
+}
+
+func openPagemap(pid int) (*pagemap, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
+	if err != nil {
+		return nil, permission(pid, err)
+	}
+	return &pagemap{f: f, pid: pid}, nil
+}
+
+// Categories of PAGEMAP_SCAN (linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).
+const (
+	pageIsFile    = 1 << 2
+	pageIsPresent = 1 << 3
+	pageIsSwapped = 1 << 4
+	pageIsPFNZero = 1 << 5
+)
+
+// want is a set of pages: all those that are present or swapped out, and of none of the categories in not.
+type want struct{ not uint64 }
+
+var (
+	// populated leaves out what was only read, which is the one zero page.
+	populated = want{not: pageIsPFNZero}
+	// own leaves out what still belongs to the file beneath a private mapping. A page in
+	// swap has been made private, or it would have gone back to its file.
+	own = want{not: pageIsFile | pageIsPFNZero}
+)
+
+// pmScanArg is struct pm_scan_arg.
+type pmScanArg struct {
+	size, flags, start, end, walkEnd, vec, vecLen, maxPages               uint64
+	categoryInverted, categoryMask, categoryAnyOfMask, returnMaskOfResult uint64
+}
+
+// pageRegion is struct page_region.
+type pageRegion struct{ start, end, categories uint64 }
+
+// pagemapScan is _IOWR('f', 16, struct pm_scan_arg).
+const pagemapScan = 3<<30 | unsafe.Sizeof(pmScanArg{})<<16 | 'f'<<8 | 16
+
+// pages yields, as offsets from addr, the pages of [addr+r.Start, addr+r.End) that are in w.
+func (p *pagemap) pages(addr uint64, r Range, w want) iter.Seq2[Range, error] {
+	return func(yield func(Range, error) bool) {
+		for r.Start < r.End {
+			var found []Range
+			var next int64
+			var err error
+			if !p.old {
+				found, next, err = p.scan(addr, r, w)
+				if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
+					p.old = true
+				}
+			}
+			if p.old {
+				found, next, err = p.read(addr, r, w)
+			}
+			if err != nil {
+				yield(Range{}, fmt.Errorf("cannot tell which pages process %d has: %w", p.pid, err))
+				return
+			}
+			for _, f := range found {
+				if !yield(f, nil) {
+					return
+				}
+			}
+			r.Start = next
+		}
+	}
+}
+
+// scan asks for as many regions as fit and says where to go on.
+func (p *pagemap) scan(addr uint64, r Range, w want) (found []Range, next int64, err error) {
+	var regions [256]pageRegion
+	arg := pmScanArg{
+		size:              uint64(unsafe.Sizeof(pmScanArg{})),
+		start:             addr + uint64(r.Start),
+		end:               addr + uint64(r.End),
+		vec:               uint64(uintptr(unsafe.Pointer(&regions))),
+		vecLen:            uint64(len(regions)),
+		categoryInverted:  w.not,
+		categoryMask:      w.not,
+		categoryAnyOfMask: pageIsPresent | pageIsSwapped,
+	}
+	n, _, errno := unix.Syscall(unix.SYS_IOCTL, p.f.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
+	if errno != 0 {
+		return nil, 0, errno
+	}
+	for _, g := range regions[:n] {
+		found = append(found, Range{int64(g.start - addr), int64(g.end - addr)})
+	}
+	next = int64(arg.walkEnd - addr)
+	if next <= r.Start {
+		return nil, 0, fmt.Errorf("PAGEMAP_SCAN does not get on at %#x", arg.walkEnd)
+	}
+	return found, next, nil
+}
+
+// Bits of an entry of /proc/PID/pagemap.
+const (
+	entryPresent = 1 << 63
+	entrySwapped = 1 << 62
+	entryFile    = 1 << 61
+)
+
+// read looks at the entries themselves, some at a time. The zero page cannot be
+// told apart here; the reader of the page sees that it is zero.
+func (p *pagemap) read(addr uint64, r Range, w want) (found []Range, next int64, err error) {
+	var entries [8192 * 8]byte
+	n := min(r.Len()/PageSize, int64(len(entries)/8))
+	if _, err := p.f.ReadAt(entries[:n*8], int64((addr+uint64(r.Start))/PageSize*8)); err != nil {
+		return nil, 0, err
+	}
+	for i := int64(0); i < n; i++ {
+		e := binary.NativeEndian.Uint64(entries[i*8:])
+		if e&(entryPresent|entrySwapped) == 0 || w.not&pageIsFile != 0 && e&entryFile != 0 {
+			continue
+		}
+		at := r.Start + i*PageSize
+		if k := len(found) - 1; k >= 0 && found[k].End == at {
+			found[k].End += PageSize
+		} else {
+			found = append(found, Range{at, at + PageSize})
+		}
+	}
+	return found, r.Start + n*PageSize, nil
+}
+
+func (p *pagemap) Close() error { return p.f.Close() }

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// private is anonymous memory of another process.
+type private struct {
+	pid   int
+	addr  uint64
+	size  int64
+	pages *pagemap
+}
+
+func newPrivate(pid int, addr uint64, size int64) (*private, error) {
+	p := &private{pid: pid, addr: addr, size: size}
+	// Whether it may be read is better known before a guest is stopped. Reading a byte of a
+	// page that does not exist yet costs the guest one mapping of the zero page.
+	var probe [1]byte
+	if err := p.read(probe[:], 0); err != nil {
+		return nil, err
+	}
+	pages, err := openPagemap(pid)
+	if err != nil {
+		return nil, err
+	}
+	p.pages = pages
+	return p, nil
+}
+
+func (p *private) Size() int64 { return p.size }
+
+func (p *private) Populated(within Range) iter.Seq2[Range, error] {
+	return p.pages.pages(p.addr, within, populated)
+}
+
+func (p *private) View(r Range, buf []byte) ([]byte, error) {
+	buf = buf[:r.Len()]
+	return buf, p.read(buf, r.Start)
+}
+
+func (p *private) Release(Range) {}
+
+func (p *private) read(buf []byte, off int64) error {
+	return p.transfer("read", unix.ProcessVMReadv, buf, off)
+}
+
+func (p *private) Write(buf []byte, off int64) error {
+	return p.transfer("write", unix.ProcessVMWritev, buf, off)
+}
+
+type vmCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
+
+// transfer moves all of buf, since process_vm_readv(2) may stop early without an error.
+func (p *private) transfer(verb string, call vmCall, buf []byte, off int64) error {
+	if off < 0 || off+int64(len(buf)) > p.size {
+		return fmt.Errorf("offset %d is outside of the memory of %d bytes", off, p.size)
+	}
+	for len(buf) > 0 {
+		local := []unix.Iovec{{Base: &buf[0]}}
+		local[0].SetLen(len(buf))
+		n, err := call(p.pid, local, []unix.RemoteIovec{{Base: uintptr(p.addr) + uintptr(off), Len: len(buf)}}, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ESRCH):
+			return fmt.Errorf("the process %d is gone", p.pid)
+		case err != nil:
+			return permission(p.pid, fmt.Errorf("cannot %s the memory of process %d at %#x: %w", verb, p.pid, p.addr+uint64(off), err))
+		case n <= 0:
+			return fmt.Errorf("cannot %s the memory of process %d at %#x", verb, p.pid, p.addr+uint64(off))
+		}
+		buf, off = buf[n:], off+int64(n)
+	}
+	return nil
+}
+
+func (p *private) Close() error { return p.pages.Close() }
+
+// privateFile is a copy-on-write mapping of a file in another process.
+type privateFile struct {
+	private
+	f       *os.File
+	backing Backing
+}
+
+func newPrivateFile(pid int, addr uint64, size int64, f *os.File, b Backing) (*privateFile, error) {
+	p, err := newPrivate(pid, addr, size)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &privateFile{private: *p, f: f, backing: b}, nil
+}
+
+// Populated joins what the file holds with what the process has written over its holes.
+func (p *privateFile) Populated(within Range) iter.Seq2[Range, error] {
+	return union(dataRanges(p.f, p.backing.Offset, within), p.Changed(within))
+}
+
+func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {
+	return p.pages.pages(p.addr, within, own)
+}
+
+func (p *privateFile) Backing() Backing { return p.backing }
+
+// View takes the process's own pages from it and the others from the file, so that the process's page
+// table does not fill with pages that its guest never touched.
+func (p *privateFile) View(r Range, buf []byte) ([]byte, error) {
+	at, buf := r.Start, buf[:r.Len()]
+	fromFile := func(end int64) error {
+		if end <= at {
+			return nil
+		}
+		_, err := readFile(p.f, p.backing.Offset, Range{at, end}, buf[at-r.Start:])
+		return err
+	}
+	for c, err := range p.Changed(r) {
+		if err == nil {
+			err = fromFile(c.Start)
+		}
+		if err == nil {
+			err = p.read(buf[c.Start-r.Start:c.End-r.Start], c.Start)
+		}
+		if err != nil {
+			return nil, err
+		}
+		at = c.End
+	}
+	return buf, fromFile(r.End)
+}
+
+func (p *privateFile) Close() error { return errors.Join(p.private.Close(), p.f.Close()) }

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cli is the command line: one file for each command, which parses, calls and prints.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+)
+
+// began is when the user began to wait.
+var began = time.Now()
+
+// Exit statuses, which scripts rely on.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitDamaged     = 3
+	exitInterrupted = 130
+)
+
+// app is what all commands share.
+type app struct {
+	out, err io.Writer
+	json     bool
+	verbose  bool
+	progress progressMode
+}
+
+// errInterrupted ends a command that was asked to stop by a signal.
+var errInterrupted = errors.New("interrupted")
+
+// usageError is a wrong way to call a command.
+type usageError struct{ error }
+
+// exitStatus ends the program with another program's status, silently.
+type exitStatus int
+
+func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs the command line and returns the exit status.
+func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	go func() {
+		<-signals
+		cancel(errInterrupted)
+	}()
+	a := &app{out: out, err: stderr}
+	root := a.root()
+	root.SetArgs(args)
+	return a.status(root.ExecuteContext(ctx))
+}
+
+// status prints an error as its one line and finds the exit status for it.
+func (a *app) status(err error) int {
+	var usage usageError
+	var exit exitStatus
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return int(exit)
+	}
+	fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(err.Error()))
+	switch {
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, mappedram.ErrImage):
+		return exitDamaged
+	}
+	return exitFailed
+}
+
+// oneLine makes joined errors one line.
+func oneLine(s string) string {
+	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
+	return strings.Join(lines, "; ")
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ramjet",
+		Short: "Save a running QEMU VM's memory to a file at the speed of the disk, bring it back in milliseconds",
+		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img      # the VM goes on running
+  ramjet restore --qmp /run/vm2.qmp vm1.img   # another VM from that moment`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no command %q: `ramjet help` lists them", args[0])}
+			}
+			return c.Help()
+		},
+		Args: cobra.ArbitraryArgs,
+	}
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
+	})
+	flags := root.PersistentFlags()
+	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is decided and why")
+	flags.Var(&a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none")
+	_ = root.RegisterFlagCompletionFunc("progress", fixed("auto", "bar", "json", "none"))
+	root.AddCommand(a.save(), a.restore(), a.version())
+	return root
+}
+
+// exactly wants n arguments, named in the usage line.
+func exactly(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("%d arguments where `%s` takes %d: see `%s --help`", len(args), c.UseLine(), n, c.CommandPath())}
+		}
+		return nil
+	}
+}
+
+// fixed completes a flag with given words.
+func fixed(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// print prints a result: as JSON if that was asked for, else as text.
+func (a *app) print(result any, text string) error {
+	if a.json {
+		b, err := json.Marshal(result)
+		if err != nil {
+			return err
+		}
+		text = string(b) + "\n"
+	}
+	_, err := io.WriteString(a.out, text)
+	return err
+}
+
+// log prints what --verbose shows.
+func (a *app) log(s string) {
+	if a.verbose {
+		fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(s))
+	}
+}

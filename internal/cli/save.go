@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) save() *cobra.Command {
+	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume}
+	c := &cobra.Command{
+		Use:   "save [flags] IMAGE",
+		Short: "Save a running VM; it goes on running",
+		Long: `Save a running VM's memory and devices to the file IMAGE.
+
+The VM is any QEMU with a QMP socket that nobody else is connected to. It stands still while its memory is written
+and goes on then; its disks are not part of the image. Whatever goes wrong, the VM runs on and no
+half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.`,
+		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img
+  ramjet save --pid 4711 --then quit vm1.img
+  ramjet save --qmp /run/vm1.qmp --force --json vm1.img`,
+		Args: exactly(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.Socket == "" && o.PID == 0 {
+				return usageError{errors.New("which VM? Give its QMP socket with --qmp, or its process with --pid")}
+			}
+			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+				return usageError{err}
+			}
+			o.Image, o.Log = args[0], a.log
+			done := a.show(&o.Progress)
+			r, err := snapshot.Save(c.Context(), o)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.print(r, saved(r))
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.Socket, "qmp", "", "the VM's QMP `SOCKET`")
+	f.IntVar(&o.PID, "pid", 0, "QEMU's process `PID`, where the socket cannot tell it or is to be found by it")
+	f.Var(oneWord(&o.Engine, "auto|ramjet|qemu"), "engine", "who moves the memory: ramjet, or qemu itself where ramjet cannot")
+	f.Var(oneWord(&o.Then, "resume|stay|quit"), "then", "what the VM does after the save")
+	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
+	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
+	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
+	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
+	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
+	_ = c.RegisterFlagCompletionFunc("engine", fixed("auto", "ramjet", "qemu"))
+	_ = c.RegisterFlagCompletionFunc("then", fixed("resume", "stay", "quit"))
+	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	return c
+}
+
+// saved says a result to a person.
+func saved(r *snapshot.SaveResult) string {
+	return fmt.Sprintf("saved %s: %s of %s memory, pause %s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
+		r.Image, size(r.BytesStored), size(r.BytesLogical), seconds(r.PauseSeconds), seconds(r.DurableSeconds),
+		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels)
+}
+
+func size(n int64) string { return units.BytesSize(float64(n)) }
+
+// seconds writes a time with three digits.
+func seconds(s float64) string {
+	d := time.Duration(s * float64(time.Second))
+	switch {
+	case d < time.Second:
+		return d.Round(100 * time.Microsecond).String()
+	}
+	return d.Round(time.Millisecond).String()
+}

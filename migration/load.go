@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+)
+
+// Load brings pages from an image into memory that is all zeros, as that of a
+// VM that has not run.
+type Load struct {
+	Blocks []LoadBlock
+	Image  directio.Opener
+	Params Params
+
+	// Check, if set, sees every page before it gets into memory, and may refuse: neighbouring pages of a
+	// block from page first on. It is called from several goroutines at a time.
+	Check func(block int, first int64, pages []byte) error
+
+	Progress Progress
+}
+
+// LoadBlock is one block to fill.
+type LoadBlock struct {
+	mappedram.Block
+	Index  int // in the image, as Check is told
+	Stored mappedram.Bitmap
+	Memory guestmem.Memory // nil: the pages are only read, for Check
+}
+
+// placer is memory into which a read can go without a buffer between.
+type placer interface {
+	Place(guestmem.Range) ([]byte, error)
+}
+
+// Run does it.
+func (l *Load) Run(ctx context.Context) (err error) {
+	for _, b := range l.Blocks {
+		if b.Memory != nil && b.Memory.Size() != b.Length {
+			return fmt.Errorf("block %s has %d bytes in the image and %d in memory", b.Name, b.Length, b.Memory.Size())
+		}
+	}
+	channels, err := openChannels(l.Image, os.O_RDONLY, l.Params)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeChannels(channels)) }()
+	return run(ctx, channels, l.produce, l.load)
+}
+
+func (l *Load) produce(emit func(job) error) error {
+	for _, b := range l.Blocks {
+		l.Progress.Total.Add(b.Stored.Count() * b.PageSize)
+	}
+	for i, b := range l.Blocks {
+		stored := func(yield func(guestmem.Range, error) bool) {
+			for first, end := range b.Stored.Runs(b.Pages()) {
+				if !yield(guestmem.Range{Start: first * b.PageSize, End: end * b.PageSize}, nil) {
+					return
+				}
+			}
+		}
+		for ranges := range guestmem.Stretches(stored, stretch) {
+			if err := emit(job{i, ranges}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *Load) load(_ context.Context, c *channel, j job) error {
+	b := &l.Blocks[j.block]
+	for _, r := range j.ranges {
+		if err := l.loadRange(c, b, r); err != nil {
+			return fmt.Errorf("block %s: %w", b.Name, err)
+		}
+		l.Progress.Stored.Add(r.Len() / b.PageSize)
+		l.Progress.Pages.Add(r.Len() / b.PageSize)
+		l.Progress.Passed.Add(r.Len())
+		l.Progress.Bytes.Add(r.Len())
+	}
+	return nil
+}
+
+func (l *Load) loadRange(c *channel, b *LoadBlock, r guestmem.Range) error {
+	if m, ok := b.Memory.(placer); ok {
+		p, err := m.Place(r)
+		if err != nil {
+			return err
+		}
+		defer b.Memory.Release(r)
+		return l.read(c, b, r, p)
+	}
+	p := c.buf[:r.Len()]
+	if err := l.read(c, b, r, p); err != nil || b.Memory == nil {
+		return err
+	}
+	return b.Memory.Write(p, r.Start)
+}
+
+func (l *Load) read(c *channel, b *LoadBlock, r guestmem.Range, p []byte) error {
+	if _, err := c.file.ReadAt(p, b.PagesOffset+r.Start); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("the image ends within its pages at %d: %w", b.PagesOffset+r.Start, io.ErrUnexpectedEOF)
+		}
+		return err
+	}
+	if l.Check == nil {
+		return nil
+	}
+	return l.Check(b.Index, r.Start/b.PageSize, p)
+}

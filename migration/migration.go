@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package migration moves guest pages between memory and an image over parallel channels.
+//
+// It is the engine and only that: it is given memory (guestmem), a layout
+// (mappedram) and an opener, and knows neither QEMU nor QMP nor who opened its
+// files. Each channel has a file description of its own and takes stretches of
+// memory from one queue, so that one looks for zero pages while another
+// waits for the disk. Page data goes through the channels, with O_DIRECT where the
+// file takes it; headers, bitmaps and device state are the caller's and go through
+// another description, without.
+//
+// Memory use does not grow with the guest's: a buffer for each channel, one bit a
+// page for what is stored, and page sums in a scratch file.
+package migration
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+)
+
+// stretch is the unit of work, in bytes: 256 pages, so that four words of a bitmap and 2 KiB
+// of sums belong to it alone, and its pages are still in a core's cache when they are
+// written after they were looked at.
+const stretch = 1 << 20
+
+// MaxChannels is QEMU's limit of multifd-channels.
+const MaxChannels = 255
+
+// DefaultChannels keeps a fast disk's queue filled from two cores; more gained nothing where it was measured.
+const DefaultChannels = 4
+
+// Params are the knobs of a transfer.
+type Params struct {
+	Channels     int   // 1 to MaxChannels; 0: DefaultChannels
+	Direct       bool  // page data with O_DIRECT
+	MaxBandwidth int64 // bytes of page data a second; 0: no limit
+}
+
+func (p Params) channels() int {
+	if p.Channels == 0 {
+		return DefaultChannels
+	}
+	return p.Channels
+}
+
+// Validate says what is wrong with p.
+func (p Params) Validate() error {
+	if p.Channels < 0 || p.Channels > MaxChannels {
+		return fmt.Errorf("%d channels: give 1 to %d, or none to have the number chosen", p.Channels, MaxChannels)
+	}
+	if p.MaxBandwidth < 0 {
+		return fmt.Errorf("a bandwidth of %d bytes a second: give 0 (no limit) or more", p.MaxBandwidth)
+	}
+	return nil
+}
+
+// Progress counts what a transfer has done so far. It may be read at any time.
+type Progress struct {
+	Total  atomic.Int64 // bytes of memory there are; 0 until known
+	Passed atomic.Int64 // bytes of memory dealt with, holes too
+	Pages  atomic.Int64 // looked at
+	Stored atomic.Int64 // pages written to the image or read from it
+	Zero   atomic.Int64 // pages found to be zero although they existed
+	Bytes  atomic.Int64 // page data moved
+}
+
+// job is one stretch of one block: the ranges in it that are to be moved.
+type job struct {
+	block  int
+	ranges []guestmem.Range
+}
+
+// channel is one way to the image with what belongs to it alone.
+type channel struct {
+	file *directio.File
+	buf  directio.Buffer
+}
+
+func (c *channel) close() error {
+	c.buf.Free()
+	return c.file.Close()
+}
+
+// openChannels opens n descriptions of the image. Page I/O is O_DIRECT on all of them or on none.
+func openChannels(o directio.Opener, flags int, p Params) (cs []*channel, err error) {
+	defer func() {
+		if err != nil {
+			closeChannels(cs)
+		}
+	}()
+	if p.Direct {
+		flags |= unix.O_DIRECT
+	}
+	for range p.channels() {
+		f, err := directio.Open(o, flags)
+		if err != nil {
+			return cs, err
+		}
+		buf, err := directio.NewBuffer(stretch)
+		if err != nil {
+			f.Close()
+			return cs, err
+		}
+		cs = append(cs, &channel{f, buf})
+	}
+	return cs, nil
+}
+
+func closeChannels(cs []*channel) (err error) {
+	for _, c := range cs {
+		if e := c.close(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// run feeds jobs to the channels until there are no more or something fails; the first failure
+// ends all of them and is returned.
+func run(ctx context.Context, cs []*channel, produce func(emit func(job) error) error, do func(context.Context, *channel, job) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	jobs := make(chan job, len(cs))
+	var wg sync.WaitGroup
+	for _, c := range cs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for j := range jobs {
+				if ctx.Err() != nil {
+					continue // drain, so that the producer never blocks
+				}
+				if err := do(ctx, c, j); err != nil {
+					cancel(err)
+				}
+			}
+		}()
+	}
+	err := produce(func(j job) error {
+		select {
+		case jobs <- j:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	})
+	if err != nil {
+		cancel(err)
+	}
+	close(jobs)
+	wg.Wait()
+	return context.Cause(ctx)
+}
+
+// limiter paces page data. Its burst is a twentieth of a second's worth, so that the
+// rate holds over any second.
+type limiter struct{ *rate.Limiter }
+
+func newLimiter(bytesPerSecond int64) limiter {
+	if bytesPerSecond == 0 {
+		return limiter{}
+	}
+	burst := max(bytesPerSecond/20, directio.PageSize)
+	return limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}
+}
+
+// write writes p at off as fast as is allowed.
+func (l limiter) write(ctx context.Context, f *directio.File, p []byte, off int64) error {
+	for len(p) > 0 {
+		n := len(p)
+		if l.Limiter != nil {
+			n = min(n, l.Burst()&^(directio.PageSize-1))
+			if err := l.WaitN(ctx, n); err != nil {
+				return context.Cause(ctx)
+			}
+		}
+		if _, err := f.WriteAt(p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// Sums remembers the sum of every stored page, eight bytes each in page order, in a
+// scratch file: for a large guest they are too many to hold.
+type Sums struct {
+	f      *os.File
+	starts []int64 // first page of each block in the file
+}
+
+// NewSums makes room in scratch, which it takes over, for the pages of blocks.
+func NewSums(scratch *os.File, blocks []mappedram.Block) *Sums {
+	s := &Sums{f: scratch}
+	var pages int64
+	for _, b := range blocks {
+		s.starts = append(s.starts, pages)
+		pages += b.Pages()
+	}
+	return s
+}
+
+// Add stores the sums of neighbouring pages of a block, at most a stretch of them, from page first on.
+func (s *Sums) Add(block int, first int64, pages []byte) error {
+	var sums [stretch / guestmem.PageSize]uint64
+	n := len(pages) / guestmem.PageSize
+	for i := range n {
+		sums[i] = seal.PageSum(pages[i*guestmem.PageSize : (i+1)*guestmem.PageSize])
+	}
+	return s.put(block, first, sums[:n])
+}
+
+// put stores the sums of neighbouring pages.
+func (s *Sums) put(block int, page int64, sums []uint64) error {
+	b := make([]byte, 0, 8*stretch/guestmem.PageSize)
+	for _, v := range sums {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	if _, err := s.f.WriteAt(b, (s.starts[block]+page)*8); err != nil {
+		return fmt.Errorf("cannot keep the page sums: %w", err)
+	}
+	return nil
+}
+
+// get reads the sums of neighbouring pages.
+func (s *Sums) get(block int, page int64, sums []uint64) error {
+	b := make([]byte, 8*len(sums))
+	if _, err := s.f.ReadAt(b, (s.starts[block]+page)*8); err != nil {
+		return fmt.Errorf("cannot read back the page sums: %w", err)
+	}
+	for i := range sums {
+		sums[i] = binary.LittleEndian.Uint64(b[i*8:])
+	}
+	return nil
+}
+
+// Each calls do with the sums of a block's stored pages, in page order, some at a time.
+func (s *Sums) Each(block int, stored mappedram.Bitmap, pages int64, do func([]uint64) error) error {
+	var buf [4096]uint64
+	for start, end := range stored.Runs(pages) {
+		for start < end {
+			n := min(end-start, int64(len(buf)))
+			if err := s.get(block, start, buf[:n]); err != nil {
+				return err
+			}
+			if err := do(buf[:n]); err != nil {
+				return err
+			}
+			start += n
+		}
+	}
+	return nil
+}
+
+// Close gives the scratch file up.
+func (s *Sums) Close() error { return s.f.Close() }

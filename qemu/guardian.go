@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// A guardian is a small process that holds a duplicate of the monitor connection (QEMU serves one client per
+// socket, so it must be the same one). It reads orders from a pipe. When the pipe closes without
+// leave to go - this process was killed - it lets the VM go on, takes our descriptor sets away
+// and removes the unfinished file.
+//
+// It is this program itself under another name, so any program that links the package can have one.
+type Guardian struct {
+	cmd    *exec.Cmd
+	orders *os.File
+}
+
+// Orders tell a guardian what to do if we die now.
+type Orders struct {
+	Cont   bool     `json:"cont,omitempty"`   // the VM was running: let it go on
+	Cancel bool     `json:"cancel,omitempty"` // QEMU migrates on our behalf: cancel that first
+	Sets   []int64  `json:"sets,omitempty"`   // descriptor sets to remove
+	Files  []string `json:"files,omitempty"`  // unfinished files to remove
+	Leave  bool     `json:"leave,omitempty"`  // all is well: end
+}
+
+const guardianName = "ramjet-guardian"
+
+func init() {
+	if os.Args[0] == guardianName {
+		os.Exit(guard())
+	}
+}
+
+// StartGuardian starts one and returns when it stands by. It has no orders yet.
+func (vm *VM) StartGuardian() (*Guardian, error) {
+	conn, err := vm.Monitor.File()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
+	}
+	defer conn.Close()
+	in, out, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
+	}
+	defer in.Close()
+	g := &Guardian{orders: out}
+	g.cmd = exec.Command("/proc/self/exe")
+	g.cmd.Args = []string{guardianName}
+	g.cmd.Stdin = in
+	g.cmd.ExtraFiles = []*os.File{conn}
+	g.cmd.Env = []string{"GOMAXPROCS=1"}
+	// A Ctrl-C on the terminal goes to the whole foreground group; it is meant for us, not for the guardian.
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	ready, err := g.cmd.StdoutPipe()
+	if err == nil {
+		if err = g.cmd.Start(); err == nil {
+			_, err = io.ReadFull(ready, make([]byte, 1))
+		}
+	}
+	if err != nil {
+		g.orders.Close()
+		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
+	}
+	return g, nil
+}
+
+// Order replaces its orders. It returns an error if the guardian is gone.
+func (g *Guardian) Order(o Orders) error {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	if _, err := g.orders.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("the guardian process is gone: %w", err)
+	}
+	return nil
+}
+
+// Close lets the guardian go and waits for it.
+func (g *Guardian) Close() error {
+	err := g.Order(Orders{Leave: true})
+	g.orders.Close()
+	return errors.Join(err, g.cmd.Wait())
+}
+
+// guard is the guardian's whole life.
+func guard() int {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	os.Stdout.Write([]byte{'.'})
+	os.Stdout.Close()
+	var o Orders
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		var next Orders
+		if json.Unmarshal(lines.Bytes(), &next) == nil {
+			o = next
+		}
+	}
+	if o.Leave {
+		return 0
+	}
+	for _, f := range o.Files {
+		os.Remove(f)
+	}
+	m := &lastMonitor{f: os.NewFile(3, "monitor")}
+	m.in = bufio.NewReader(m.f)
+	m.rescue(o)
+	return 0
+}
+
+// lastMonitor speaks QMP on a connection whose owner died at any point, even within a line, and whose last answers may
+// not have been read.
+type lastMonitor struct {
+	f  *os.File
+	in *bufio.Reader
+	id int
+}
+
+// patience is how long the guardian keeps trying.
+const patience = 30 * time.Second
+
+func (m *lastMonitor) rescue(o Orders) {
+	deadline := time.Now().Add(patience)
+	if o.Cancel {
+		m.execute("migrate_cancel", nil)
+	}
+	for o.Cont && time.Now().Before(deadline) {
+		// cont is refused while a cancelled migration is still being cleaned up.
+		if err := m.execute("cont", nil); err == nil || errors.Is(err, io.EOF) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, s := range o.Sets {
+		m.execute("remove-fd", map[string]any{"fdset-id": s})
+	}
+}
+
+// execute sends a command and waits for its own answer. The 0xFF before it throws away what the dead owner may have
+// left unfinished in QEMU's parser (json_message_process_token).
+func (m *lastMonitor) execute(cmd string, args map[string]any) error {
+	m.id++
+	id := fmt.Sprintf("%s-%d", guardianName, m.id)
+	line := map[string]any{"execute": cmd, "id": id}
+	if args != nil {
+		line["arguments"] = args
+	}
+	b, err := json.Marshal(line)
+	if err != nil {
+		return err
+	}
+	if _, err := m.f.Write(append(append([]byte{0xff}, b...), '\n')); err != nil {
+		return err
+	}
+	for {
+		b, err := m.in.ReadBytes('\n')
+		if err != nil {
+			return io.EOF
+		}
+		var r struct {
+			ID    any
+			Error *struct{ Desc string }
+		}
+		if json.Unmarshal(bytes.TrimSpace(b), &r) != nil || r.ID != id {
+			continue
+		}
+		if r.Error != nil {
+			return errors.New(r.Error.Desc)
+		}
+		return nil
+	}
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// Launch is a QEMU to be started that waits for its state to come in.
+type Launch struct {
+	CommandLine
+	// Socket is where the VM's own QMP monitor is to listen; empty: where Args say.
+	Socket string
+	Files  []*os.File // inherited as descriptors FirstFile, FirstFile+1, ...
+	Detach bool       // in a session of its own, with no terminal, outliving us
+}
+
+// FirstFile is the number that the first of a Launch's files has in QEMU; one below is our own monitor.
+const FirstFile = 4
+
+const monitorFD = FirstFile - 1
+
+// FinalArgs is the command line that QEMU gets: Args without what would make it do anything else than wait for
+// its state, with our monitor and the user's.
+func (l *Launch) FinalArgs() Args {
+	args := ParseArgs(l.Args).Without("incoming", "S", "daemonize")
+	if l.Socket != "" {
+		args = args.withoutQMP().With("qmp", "unix:"+double(l.Socket)+",server=on,wait=off")
+	}
+	args = args.With("chardev", fmt.Sprintf("socket,id=ramjet,fd=%d", monitorFD)).With("mon", "chardev=ramjet,mode=control")
+	return append(args.With("incoming", "defer"), Arg{Name: "S"})
+}
+
+// CheckSockets refuses monitor sockets that somebody still serves: QEMU would take the path away from a VM
+// that runs (unix_listen_saddr unlinks it).
+func (l *Launch) CheckSockets() error {
+	for _, m := range l.FinalArgs().monitors() {
+		if m.path == "" {
+			continue
+		}
+		path := l.abs(m.path)
+		if len(path) > 107 {
+			return fmt.Errorf("the socket path %s is longer than the 107 bytes that Linux allows", path)
+		}
+		if c, err := net.Dial("unix", path); err == nil {
+			c.Close()
+			return fmt.Errorf("another VM has its monitor at %s: give this one its own with --qmp", path)
+		}
+		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+			return fmt.Errorf("%s is not a socket: give another path with --qmp", path)
+		}
+	}
+	return nil
+}
+
+// Incoming is a QEMU that has been started and waits for its state.
+type Incoming struct {
+	VM
+	cmd    *exec.Cmd
+	stderr *stderrLog
+	exited chan struct{}
+}
+
+// Start starts it and talks to its monitor.
+func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
+	ours, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	args := l.FinalArgs().Words()
+	in := &Incoming{exited: make(chan struct{})}
+	in.CommandLine = l.CommandLine
+	in.cmd = exec.Command(l.Executable, args...)
+	in.cmd.Dir = l.Dir
+	in.cmd.ExtraFiles = append([]*os.File{theirs}, l.Files...)
+	if in.stderr, err = newStderrLog(l.Detach); err != nil {
+		ours.Close()
+		return nil, err
+	}
+	in.cmd.Stderr = in.stderr.sink()
+	if l.Detach {
+		in.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	} else {
+		in.cmd.Stdin, in.cmd.Stdout = os.Stdin, os.Stdout
+	}
+	if err := in.cmd.Start(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	in.stderr.started()
+	in.PID = in.cmd.Process.Pid
+	go func() { in.cmd.Wait(); close(in.exited) }()
+	in.Monitor, err = l.connect(ctx, ours, in.exited)
+	if err != nil {
+		return nil, errors.Join(in.explain(err), in.Kill())
+	}
+	return in, nil
+}
+
+// connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU.
+func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, exited <-chan struct{}) (*qmp.Client, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return qmp.Dialer{GreetingTimeout: startTimeout}.NewClient(ctx, conn)
+}
+
+// startTimeout is generous: a QEMU that preallocates much memory takes long to greet.
+const startTimeout = 5 * time.Minute
+
+// explain adds what QEMU itself said to an error, when QEMU has ended over it.
+func (in *Incoming) explain(err error) error {
+	select {
+	case <-in.exited:
+	case <-time.After(200 * time.Millisecond):
+		return err
+	}
+	if said := in.stderr.last(); said != "" {
+		return fmt.Errorf("QEMU ended: %s", said)
+	}
+	return fmt.Errorf("QEMU ended with %s: %w", in.cmd.ProcessState, err)
+}
+
+// Load has QEMU take its state from a stream in file, a descriptor open for reading, and returns when all of it is there.
+func (in *Incoming) Load(ctx context.Context, file *os.File) error {
+	caps := map[string]any{"capabilities": []map[string]any{{"capability": "mapped-ram", "state": true}, {"capability": "events", "state": true}}}
+	if err := in.Monitor.Execute(ctx, "migrate-set-capabilities", caps, nil); err != nil {
+		return in.explain(fmt.Errorf("this QEMU cannot load memory images (it must be 9.1 or newer): %w", err))
+	}
+	set, err := in.PassFiles(ctx, "ramjet state", file)
+	if err != nil {
+		return in.explain(err)
+	}
+	events, cancel := in.Monitor.Subscribe("MIGRATION")
+	defer cancel()
+	args := map[string]any{"uri": fmt.Sprintf("file:/dev/fdset/%d", set), "exit-on-error": false}
+	if err := in.Monitor.Execute(ctx, "migrate-incoming", args, nil); err != nil {
+		return in.explain(fmt.Errorf("QEMU refuses to load the state: %w", err))
+	}
+	if err := in.loaded(ctx, events); err != nil {
+		return err
+	}
+	return in.Monitor.RemoveFDSet(ctx, set)
+}
+
+// loaded waits for the end of the incoming migration.
+func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
+	for {
+		var m migrationInfo
+		if err := in.Monitor.Execute(ctx, "query-migrate", nil, &m); err != nil {
+			return in.explain(err)
+		}
+		switch m.Status {
+		case "completed":
+			return nil
+		case "failed":
+			return fmt.Errorf("QEMU could not load the state: %s", strings.Join(nonEmpty(m.Error, in.stderr.last()), ": "))
+		}
+		select {
+		case <-events:
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func nonEmpty(s ...string) (out []string) {
+	for _, v := range s {
+		if v != "" {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+// Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
+func (in *Incoming) Release() <-chan struct{} {
+	in.Monitor.Close()
+	in.stderr.release()
+	return in.exited
+}
+
+// ExitCode is QEMU's exit status after it has ended; 128+N if signal N ended it.
+func (in *Incoming) ExitCode() int {
+	<-in.exited
+	if ws, ok := in.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return in.cmd.ProcessState.ExitCode()
+}
+
+// Signal passes a signal on to QEMU.
+func (in *Incoming) Signal(s os.Signal) { _ = in.cmd.Process.Signal(s) }
+
+// Kill ends a QEMU that did not come to run.
+func (in *Incoming) Kill() error {
+	if in.Monitor != nil {
+		in.Monitor.Close()
+	}
+	_ = in.cmd.Process.Kill()
+	<-in.exited
+	return nil
+}
+
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a connection for QEMU's monitor: %w", err)
+	}
+	ours := os.NewFile(uintptr(fds[0]), "monitor")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), os.NewFile(uintptr(fds[1]), "monitor"), nil
+}
+
+// FindExecutable looks a QEMU up as a shell would, and says how to go on without one.
+func FindExecutable(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("there is no QEMU %s here: %w", name, err)
+	}
+	return filepath.Abs(path)
+}

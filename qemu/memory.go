@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+// MappedBlock is a RAM block that is to be mapped from a file when QEMU starts.
+type MappedBlock struct {
+	Name   string
+	Size   int64 // bytes
+	Path   string
+	Offset int64 // of the block's first page in the file
+}
+
+// defaultRAM tells whether a block is a machine's main memory where no backend is named for it: pc.ram, microvm.ram.
+func defaultRAM(name string) bool {
+	return strings.HasSuffix(name, ".ram") && !strings.Contains(name, "/")
+}
+
+// Mappable tells whether, under this command line, a block of an image is memory that a
+// backend object provides, and so can come from a file.
+func (args Args) Mappable(name string) bool {
+	return args.backend(name) >= 0 || defaultRAM(name) && args.machineBackend() == ""
+}
+
+// MapBlocks changes the memory backends so that the blocks come copy-on-write from files (docs/system/vm-templating.rst):
+// QEMU maps them privately, so the guest's writes never reach the file, and nobody reads what no guest asks for.
+func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
+	out := append(Args{}, args.Without("mem-path", "mem-prealloc")...)
+	if err := out.refusePrivate(); err != nil {
+		return nil, err
+	}
+	for _, b := range blocks {
+		p := Properties{vals: map[string]string{}}
+		at := out.backend(b.Name)
+		if at >= 0 {
+			p = ParseProperties(out[at].Value, "qom-type")
+			if hugePages(p) {
+				return nil, fmt.Errorf("block %s is to be in huge pages, which cannot be mapped from an image: use --mode=eager", b.Name)
+			}
+			p.Delete("share", "mem-path", "hugetlb", "hugetlbsize", "seal", "prealloc", "prealloc-threads",
+				"prealloc-context", "align", "pmem", "readonly", "rom", "offset", "discard-data", "reserve")
+		}
+		p.Set("qom-type", "memory-backend-file")
+		p.Set("id", b.Name)
+		p.Set("size", fmt.Sprint(b.Size))
+		p.Set("mem-path", b.Path)
+		p.Set("offset", fmt.Sprint(b.Offset))
+		p.Set("share", "off")
+		p.Set("readonly", "on")
+		p.Set("rom", "off")
+		object := Arg{Name: "object", Value: p.String("qom-type"), HasValue: true}
+		if at >= 0 {
+			out[at] = object
+			continue
+		}
+		out = append(out, object).With("machine", "memory-backend="+b.Name)
+	}
+	return out, nil
+}
+
+// refusePrivate refuses devices of which another process must see the guest's memory.
+func (args Args) refusePrivate() error {
+	for _, a := range args {
+		if a.Name == "device" || a.Name == "netdev" || a.Name == "chardev" {
+			if v := a.Value; strings.Contains(v, "vhost-user") || strings.Contains(v, "ivshmem") {
+				return fmt.Errorf("%.40s shares the guest's memory with another process, which a private mapping of the image cannot be: use --mode=eager", v)
+			}
+		}
+	}
+	return nil
+}
+
+func hugePages(p Properties) bool {
+	return isOn(p, "hugetlb") || strings.Contains(p.Get("mem-path"), "hugepages")
+}
+
+// backend is the index of the -object memory-backend-* with this id, or -1.
+func (args Args) backend(id string) int {
+	for i, a := range args {
+		if a.Name != "object" {
+			continue
+		}
+		p := ParseProperties(a.Value, "qom-type")
+		if p.Get("id") == id && strings.HasPrefix(p.Get("qom-type"), "memory-backend-") {
+			return i
+		}
+	}
+	return -1
+}
+
+// machineBackend is the backend that -machine names for the main memory, or "".
+func (args Args) machineBackend() string {
+	id := ""
+	for _, a := range args {
+		if a.Name == "machine" || a.Name == "M" {
+			if v := ParseProperties(a.Value, "type").Get("memory-backend"); v != "" {
+				id = v
+			}
+		}
+	}
+	return id
+}
+
+// CheckMemorySize compares -m with the image's main memory, where the machine has one block of it.
+func (args Args) CheckMemorySize(name string, size int64) error {
+	if !defaultRAM(name) && args.machineBackend() != name {
+		return nil
+	}
+	m, err := args.MemorySize()
+	if err != nil || m == size {
+		return err
+	}
+	return sizeMismatch(name, size, m)
+}
+
+func sizeMismatch(name string, image, vm int64) error {
+	return fmt.Errorf("the image's memory %s has %s, this command line asks for %s: use -m %s", name, humanSize(image), humanSize(vm), flagSize(image))
+}
+
+func humanSize(n int64) string {
+	return units.CustomSize("%.4g %s", float64(n), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB"})
+}
+
+// flagSize writes a size as -m takes it, exactly.
+func flagSize(n int64) string {
+	switch {
+	case n%(1<<30) == 0:
+		return fmt.Sprintf("%dG", n>>30)
+	case n%(1<<20) == 0:
+		return fmt.Sprintf("%dM", n>>20)
+	}
+	return fmt.Sprintf("%dK", n>>10)
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package qemu deals with a stock QEMU from outside: attaches to one that runs, takes its device
+// state, finds its memory, launches another from an image.
+//
+// What it takes from QEMU, and since when: `info ramblock` with host addresses (8.0),
+// xen-save-devices-state over a descriptor set on any machine type, mapped-ram loading (9.0;
+// with descriptor sets 9.1). While a VM is stopped on our behalf, a guardian process stands by that
+// lets it go on should this process be killed.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// VM is a running QEMU that we hold the monitor of.
+type VM struct {
+	Monitor     *qmp.Client
+	Socket      string // the monitor's path
+	PID         int
+	MachineType string // versioned, as in the stream: pc-q35-10.0
+	Blocks      []RAMBlock
+	CommandLine CommandLine
+}
+
+// CommandLine is how a QEMU was started (proc_pid_cmdline(5)).
+type CommandLine struct {
+	Executable string   `json:"executable"`
+	Args       []string `json:"args"` // without the program's name
+	Dir        string   `json:"dir"`  // what relative paths in Args start from
+}
+
+// Attach takes the VM's monitor and learns what it is. Without a socket it is looked for on pid's command
+// line; without a pid it is the socket's peer.
+func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
+	if socket == "" {
+		cl, err := readCommandLine(pid)
+		if err != nil {
+			return nil, err
+		}
+		if socket, err = cl.monitorSocket(); err != nil {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
+		}
+	}
+	monitor, err := qmp.Dial(ctx, socket)
+	if err != nil {
+		return nil, err
+	}
+	vm := &VM{Monitor: monitor, Socket: socket, PID: pid}
+	if err := vm.learn(ctx); err != nil {
+		monitor.Close()
+		return nil, err
+	}
+	return vm, nil
+}
+
+func (vm *VM) learn(ctx context.Context) (err error) {
+	if vm.PID == 0 {
+		if vm.PID, err = vm.Monitor.PeerPID(); err != nil {
+			return fmt.Errorf("cannot tell which process is behind %s (name it with --pid): %w", vm.Socket, err)
+		}
+	}
+	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
+		return err
+	}
+	if vm.MachineType, err = machineType(ctx, vm.Monitor); err != nil {
+		return err
+	}
+	vm.Blocks, err = QueryRAMBlocks(ctx, vm.Monitor)
+	return err
+}
+
+// machineType asks for the name of the machine's class, which is its name in the stream and "-machine".
+func machineType(ctx context.Context, m *qmp.Client) (string, error) {
+	var class string
+	args := map[string]any{"path": "/machine", "property": "type"}
+	if err := m.Execute(ctx, "qom-get", args, &class); err != nil {
+		return "", fmt.Errorf("cannot tell the machine type: %w", err)
+	}
+	return strings.TrimSuffix(class, "-machine"), nil
+}
+
+// Version is QEMU's own, "10.0.2".
+func (vm *VM) Version() string {
+	g := vm.Monitor.Greeting()
+	return fmt.Sprintf("%d.%d.%d", g.Major, g.Minor, g.Micro)
+}
+
+// NeedsVersion refuses an older QEMU than major.minor, needed for something.
+func (vm *VM) NeedsVersion(major, minor int, something string) error {
+	g := vm.Monitor.Greeting()
+	if g.Major > major || g.Major == major && g.Minor >= minor {
+		return nil
+	}
+	return hopeless("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
+}
+
+// Close lets the monitor go.
+func (vm *VM) Close() error { return vm.Monitor.Close() }
+
+func readCommandLine(pid int) (c CommandLine, err error) {
+	proc := fmt.Sprintf("/proc/%d", pid)
+	b, err := os.ReadFile(proc + "/cmdline")
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return c, fmt.Errorf("there is no process %d", pid)
+	case err != nil:
+		return c, err
+	case len(b) == 0:
+		return c, fmt.Errorf("process %d has no command line: it has ended or is no program", pid)
+	}
+	args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
+	c.Args = args[1:]
+	if c.Executable, err = os.Readlink(proc + "/exe"); err == nil {
+		c.Executable = strings.TrimSuffix(c.Executable, " (deleted)")
+		c.Dir, err = os.Readlink(proc + "/cwd")
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return c, fmt.Errorf("no permission to look at process %d: run as root or as its user", pid)
+	}
+	return c, err
+}
+
+// ErrNoMonitor: a command line names no QMP socket.
+var ErrNoMonitor = errors.New("its command line names no QMP socket: give one with --qmp")
+
+// monitorSocket finds the path of a QMP server socket on the command line.
+func (c CommandLine) monitorSocket() (string, error) {
+	for _, m := range ParseArgs(c.Args).monitors() {
+		if m.qmp && m.path != "" {
+			return c.abs(m.path), nil
+		}
+	}
+	return "", ErrNoMonitor
+}
+
+func (c CommandLine) abs(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	if dir := c.Dir; dir != "" {
+		return filepath.Join(dir, path)
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}

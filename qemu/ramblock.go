@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// RAMBlock is a block of guest memory as `info ramblock` shows it (QEMU ram_block_format), in QEMU's own order.
+type RAMBlock struct {
+	Name string // as in the stream
+	Used int64  // bytes that migrate; Total may be larger for a resizable ROM
+	Addr uint64 // where it is in QEMU's process
+}
+
+// Limits on what a monitor may tell us.
+const (
+	maxBlocks    = 4096
+	maxBlockSize = 1 << 50
+)
+
+// QueryRAMBlocks asks for the blocks that migrate. Those without a name do not (vmstate_register_ram gives the name).
+func QueryRAMBlocks(ctx context.Context, m *qmp.Client) ([]RAMBlock, error) {
+	text, err := m.Human(ctx, "info ramblock")
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask for the RAM blocks: %w", err)
+	}
+	blocks, err := parseRAMBlocks(text)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read QEMU's list of RAM blocks: %w", err)
+	}
+	return blocks, nil
+}
+
+var errNoAddresses = errors.New("it has no host addresses: this QEMU is older than 8.0; save with --engine=qemu if it is 9.1 or newer, else upgrade QEMU")
+
+// parseRAMBlocks takes lines of: name, page size "4 KiB", offset, used, total, host address, ro or rw. A name may be empty
+// or hold spaces, so a line is read from its end.
+func parseRAMBlocks(text string) ([]RAMBlock, error) {
+	lines := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
+	if !strings.Contains(lines[0], "Block Name") {
+		return nil, fmt.Errorf("unexpected answer %.60q", text)
+	}
+	if !strings.Contains(lines[0], "HVA") {
+		return nil, errNoAddresses
+	}
+	var blocks []RAMBlock
+	seen := map[string]bool{}
+	for _, line := range lines[1:] {
+		if strings.TrimSpace(line) == "" {
+			continue
+		}
+		b, err := parseRAMBlock(line)
+		switch {
+		case err != nil:
+			return nil, err
+		case b.Name == "":
+			continue
+		case seen[b.Name]:
+			return nil, fmt.Errorf("block %q is listed twice", b.Name)
+		case len(blocks) == maxBlocks:
+			return nil, fmt.Errorf("more than %d blocks", maxBlocks)
+		}
+		seen[b.Name] = true
+		blocks = append(blocks, b)
+	}
+	return blocks, nil
+}
+
+func parseRAMBlock(line string) (b RAMBlock, err error) {
+	bad := fmt.Errorf("unexpected line %.120q", line)
+	f := strings.Fields(line)
+	n := len(f)
+	if n < 7 {
+		return b, bad
+	}
+	var v [3]uint64 // used, total, address
+	for i := range v {
+		s, ok := strings.CutPrefix(f[n-4+i], "0x")
+		if v[i], err = strconv.ParseUint(s, 16, 64); err != nil || !ok {
+			return b, bad
+		}
+	}
+	used, total := v[0], v[1]
+	if used > total || total > maxBlockSize || used%guestmem.PageSize != 0 || v[2]%guestmem.PageSize != 0 {
+		return b, bad
+	}
+	// The name is what stands before the page size, "4 KiB".
+	size := strings.LastIndex(line, " "+f[n-6]+" ")
+	unit := strings.LastIndex(line[:size], f[n-7])
+	if size < 0 || unit < 0 {
+		return b, bad
+	}
+	return RAMBlock{Name: strings.TrimSpace(line[:unit]), Used: int64(used), Addr: v[2]}, nil
+}
+
+// OpenMemory gives access to a block's memory in the VM's process.
+func (vm *VM) OpenMemory(b RAMBlock, access guestmem.Access) (guestmem.Memory, error) {
+	m, err := guestmem.Open(vm.PID, b.Addr, b.Used, access)
+	if errors.Is(err, guestmem.ErrNotMapped) {
+		return nil, fmt.Errorf("process %d does not hold the VM's memory (block %s): somebody else opened the socket %s for QEMU; name QEMU's process with --pid", vm.PID, b.Name, vm.Socket)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("block %s: %w", b.Name, err)
+	}
+	return m, nil
+}

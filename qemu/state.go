@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// Status is the VM's run state by QEMU's name: running, paused, ...
+func (vm *VM) Status(ctx context.Context) (string, error) {
+	var s struct{ Status string }
+	err := vm.Monitor.Execute(ctx, "query-status", nil, &s)
+	return s.Status, err
+}
+
+// Stop stops the guest; QEMU flushes its disks with it (do_vm_stop).
+func (vm *VM) Stop(ctx context.Context) error { return vm.Monitor.Execute(ctx, "stop", nil, nil) }
+
+// Cont lets the guest go on.
+func (vm *VM) Cont(ctx context.Context) error { return vm.Monitor.Execute(ctx, "cont", nil, nil) }
+
+// Quit ends QEMU.
+func (vm *VM) Quit(ctx context.Context) error { return vm.Monitor.Execute(ctx, "quit", nil, nil) }
+
+// maxDeviceState bounds what a QEMU may make us read, in bytes. A desktop with every
+// device has some hundred KiB.
+const maxDeviceState = 1 << 30
+
+// StateFile takes device state from QEMU through a descriptor set: memory of ours, so
+// that QEMU needs no file of its own. Make it before the VM is stopped.
+type StateFile struct {
+	file *os.File
+	set  int64
+}
+
+// NewStateFile passes the descriptor.
+func (vm *VM) NewStateFile(ctx context.Context) (*StateFile, error) {
+	fd, err := unix.MemfdCreate("ramjet-device-state", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make memory for the device state: %w", err)
+	}
+	s := &StateFile{file: os.NewFile(uintptr(fd), "device state")}
+	// QEMU matches the access mode exactly (monitor_fdset_dup_fd_add), and opens for writing only.
+	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
+	if err == nil {
+		s.set, err = vm.PassFiles(ctx, "ramjet device state", w)
+		w.Close()
+	}
+	if err != nil {
+		s.file.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Set is the number of the descriptor set in QEMU.
+func (s *StateFile) Set() int64 { return s.set }
+
+// PassFiles puts descriptors into a new set of QEMU's and returns its number. Whoever passes them removes
+// the set again.
+func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) (set int64, err error) {
+	set, err = vm.freeSet(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if _, err := vm.Monitor.AddFD(ctx, set, purpose, f); err != nil {
+			return 0, errors.Join(fmt.Errorf("cannot pass a descriptor to QEMU: %w", err), vm.Monitor.RemoveFDSet(ctx, set))
+		}
+	}
+	return set, nil
+}
+
+// freeSet picks a number at random that no set has. A management program that numbers its
+// own sets from 0 will not meet it; /dev/fdset/N takes numbers up to 2^31-1.
+func (vm *VM) freeSet(ctx context.Context) (int64, error) {
+	sets, err := vm.Monitor.QueryFDSets(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for {
+		id := 1<<30 + rand.Int64N(1<<30)
+		taken := false
+		for _, s := range sets {
+			taken = taken || s.ID == id
+		}
+		if !taken {
+			return id, nil
+		}
+	}
+}
+
+// DeviceSections has the stopped VM write its device state, and returns the sections (vmstate.DeviceSections),
+// saying that the VM was in state status.
+func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) ([]byte, error) {
+	args := map[string]any{
+		"filename": fmt.Sprintf("/dev/fdset/%d", s.set),
+		// live:true would hand the disks over to another QEMU (bdrv_inactivate_all).
+		"live": false,
+	}
+	if err := vm.Monitor.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
+		return nil, fmt.Errorf("QEMU could not save its device state: %w", err)
+	}
+	b, err := io.ReadAll(io.NewSectionReader(s.file, 0, maxDeviceState))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the device state: %w", err)
+	}
+	sections, err := vmstate.DeviceSections(b)
+	if err != nil {
+		return nil, fmt.Errorf("QEMU's device state is not usable: %w", err)
+	}
+	if status != "running" {
+		// The command always writes "running" (global_state_store_running).
+		err = vmstate.SetRunState(sections, status)
+	}
+	return sections, err
+}
+
+// Close takes the descriptor away from QEMU again.
+func (s *StateFile) Close(ctx context.Context, vm *VM) error {
+	return errors.Join(vm.Monitor.RemoveFDSet(ctx, s.set), s.file.Close())
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// stderrLog holds what a new QEMU says until it runs, so that an error can quote it. After
+// that it goes to our standard error, or nowhere if the VM is to outlive us.
+type stderrLog struct {
+	memory *os.File // detached: QEMU writes here and we read back
+	read   *os.File // else: the pipe from QEMU
+	write  *os.File
+
+	mu   sync.Mutex
+	kept bytes.Buffer
+	open bool // pass on
+}
+
+const maxKept = 64 << 10
+
+func newStderrLog(detach bool) (*stderrLog, error) {
+	if !detach {
+		r, w, err := os.Pipe()
+		return &stderrLog{read: r, write: w}, err
+	}
+	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a QEMU
+	// that goes on complaining for months gets an error for it, which it ignores.
+	fd, err := unix.MemfdCreate("qemu-stderr", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), "QEMU's standard error")
+	if err := f.Truncate(maxKept); err != nil {
+		f.Close()
+		return nil, err
+	}
+	_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW)
+	return &stderrLog{memory: f}, err
+}
+
+// sink is what QEMU gets as its standard error.
+func (s *stderrLog) sink() *os.File {
+	if s.memory != nil {
+		return s.memory
+	}
+	return s.write
+}
+
+// started is to be called when QEMU has inherited the sink.
+func (s *stderrLog) started() {
+	if s.memory != nil {
+		return
+	}
+	s.write.Close()
+	go io.Copy(s, s.read)
+}
+
+func (s *stderrLog) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open {
+		os.Stderr.Write(p)
+	} else if s.kept.Len() < maxKept {
+		s.kept.Write(p)
+	}
+	return len(p), nil
+}
+
+// release passes on what came and what will come.
+func (s *stderrLog) release() {
+	if s.memory != nil {
+		s.memory.Close()
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	os.Stderr.Write(s.kept.Bytes())
+	s.kept.Reset()
+	s.open = true
+}
+
+// last is the last line that says what is wrong, without QEMU's own name before it.
+func (s *stderrLog) last() string {
+	var text []byte
+	if s.memory != nil {
+		text, _ = io.ReadAll(io.NewSectionReader(s.memory, 0, maxKept))
+		text = bytes.TrimRight(text, "\x00")
+	} else {
+		s.mu.Lock()
+		text = bytes.Clone(s.kept.Bytes())
+		s.mu.Unlock()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for i := len(lines) - 1; i >= 0; i-- {
+		l := strings.TrimSpace(lines[i])
+		if l == "" || strings.Contains(l, ": warning: ") {
+			continue
+		}
+		if name, rest, ok := strings.Cut(l, ": "); ok && strings.HasPrefix(name, "qemu") || strings.Contains(name, "/qemu") {
+			return rest
+		}
+		return l
+	}
+	return ""
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+)
+
+// openedImage is an image file, held open for as long as something depends on it.
+type openedImage struct {
+	*mappedram.Image
+	path string
+	file *os.File
+}
+
+// openImage opens and checks an image, whole or not at all.
+func openImage(path string) (*openedImage, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		var m *mappedram.Image
+		if m, err = mappedram.Open(f, st.Size()); err == nil {
+			return &openedImage{m, path, f}, nil
+		}
+	}
+	f.Close()
+	return nil, fmt.Errorf("%s: %w", path, err)
+}
+
+func openRegular(path string) (*os.File, error) {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("there is no image %s", path)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("no permission to read %s", path)
+	case err != nil:
+		return nil, err
+	case !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%s is not a regular file, so it is no image", path)
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("no permission to read %s", path)
+	}
+	return f, err
+}

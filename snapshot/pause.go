@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/qemu"
+)
+
+// pause is the time in which the guest does not run because of us. It has a guardian
+// from before its begin until after its end.
+type pause struct {
+	vm       *qemu.VM
+	guardian *qemu.Guardian
+	orders   qemu.Orders // if nobody stopped the VM
+	was      string      // the VM's state before
+	stopped  bool        // by us, and not let go on yet
+	since    time.Time
+	length   time.Duration // measured from stop to cont, both included
+}
+
+func newPause(ctx context.Context, vm *qemu.VM, files []string) (*pause, error) {
+	g, err := vm.StartGuardian()
+	if err != nil {
+		return nil, err
+	}
+	p := &pause{vm: vm, guardian: g, orders: qemu.Orders{Files: files}}
+	if p.was, err = vm.Status(ctx); err == nil {
+		err = g.Order(p.orders)
+	}
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return p, nil
+}
+
+// order has the guardian take these descriptor sets away too, if we die.
+func (p *pause) order(sets ...int64) error {
+	p.orders.Sets = sets
+	return p.guardian.Order(p.orders)
+}
+
+// begin stops the guest. A VM that was paused already costs it nothing.
+func (p *pause) begin(ctx context.Context) error {
+	p.since = time.Now()
+	if p.was != "running" {
+		return nil
+	}
+	o := p.orders
+	o.Cont = true
+	if err := p.guardian.Order(o); err != nil {
+		return err
+	}
+	p.stopped = true
+	if err := p.vm.Stop(ctx); err != nil {
+		return fmt.Errorf("cannot stop the VM: %w", err)
+	}
+	return nil
+}
+
+// mercy bounds how long we wait for a monitor when all that is left to do is to clean up.
+const mercy = 20 * time.Second
+
+// end lets the guest go on, or what else is to become of the VM. It may be called more than once.
+func (p *pause) end(then Then) error {
+	ctx, cancel := context.WithTimeout(context.Background(), mercy)
+	defer cancel()
+	if then == ThenQuit {
+		p.stopped = false
+		return p.vm.Quit(ctx)
+	}
+	if !p.stopped {
+		return nil
+	}
+	if then != ThenStay {
+		if err := p.vm.Cont(ctx); err != nil {
+			return fmt.Errorf("cannot let the VM go on (send it \"cont\"): %w", err)
+		}
+	}
+	p.stopped = false
+	p.length = time.Since(p.since)
+	return p.guardian.Order(p.orders)
+}
+
+// close makes sure that the guest goes on, and lets the guardian go.
+func (p *pause) close() error {
+	return errors.Join(p.end(ThenResume), p.guardian.Close())
+}

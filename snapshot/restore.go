@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/qemu"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// Mode says how memory comes back.
+type Mode string
+
+// Instant maps memory from the image; Eager reads all of it before the guest runs.
+const (
+	Instant Mode = "instant"
+	Eager   Mode = "eager"
+)
+
+// Set makes a Mode usable as a flag.
+func (m *Mode) Set(s string) error { return oneOf(m, s, Instant, Eager) }
+
+// RestoreOptions are what Restore can be told. Only Image is required.
+type RestoreOptions struct {
+	Image    string
+	Mode     Mode     // Instant if empty
+	Command  []string // QEMU's arguments, or program and arguments; the recorded ones if nil
+	Socket   string   // where the new VM's monitor listens; where the arguments say if empty
+	Paused   bool     // load, do not run
+	Detach   bool     // the VM outlives this process and has no terminal
+	Channels int
+	Direct   directio.Mode
+	Began    time.Time // when the user began to wait; now if zero
+
+	Progress *Progress
+	Log      func(string)
+}
+
+// RestoreResult is what `ramjet restore --detach --json` prints. Times are in seconds.
+type RestoreResult struct {
+	PID            int     `json:"pid"`
+	QMP            string  `json:"qmp"`
+	Mode           Mode    `json:"mode"`
+	RunningSeconds float64 `json:"running_seconds"` // Began to guest running (or loaded, with Paused)
+	LoadSeconds    float64 `json:"load_seconds"`    // of these, from QEMU's greeting on
+}
+
+// VM is a restored VM.
+type VM struct {
+	RestoreResult
+	incoming *qemu.Incoming
+}
+
+// Wait returns QEMU's exit status when it ends.
+func (v *VM) Wait() int { return v.incoming.ExitCode() }
+
+// Signal passes a signal on to QEMU.
+func (v *VM) Signal(s os.Signal) { v.incoming.Signal(s) }
+
+// restore is one Restore under way.
+type restore struct {
+	RestoreOptions
+	image   *openedImage
+	launch  qemu.Launch
+	outside map[string]bool // the blocks that do not come by the state stream
+	state   *stateStream
+}
+
+// Restore starts a VM from an image. On an error there is no VM, and the image is as it was.
+func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
+	r, err := openRestore(o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	if err := r.launch.CheckSockets(); err != nil {
+		return nil, err
+	}
+	if r.state, err = newStateStream(r.image, r.outside); err != nil {
+		return nil, err
+	}
+	r.Progress.phase("starting QEMU")
+	in, err := r.launch.Start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	greeted := time.Now()
+	if err := r.load(ctx, in); err != nil {
+		return nil, errors.Join(err, in.Kill())
+	}
+	v := &VM{incoming: in, RestoreResult: RestoreResult{
+		PID: in.PID, QMP: r.launch.FinalArgs().Monitor(r.launch.Dir), Mode: r.Mode,
+		RunningSeconds: time.Since(r.Began).Seconds(), LoadSeconds: time.Since(greeted).Seconds(),
+	}}
+	in.Release()
+	return v, nil
+}
+
+// PrintCommand is the command line that Restore would run, as words; descriptors that it would inherit show as
+// the paths that they stand for.
+func PrintCommand(o RestoreOptions) ([]string, error) {
+	r, err := openRestore(o)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	words := append([]string{r.launch.Executable}, r.launch.FinalArgs().Words()...)
+	return words, nil
+}
+
+func openRestore(o RestoreOptions) (r *restore, err error) {
+	if o.Began.IsZero() {
+		o.Began = time.Now()
+	}
+	if o.Mode == "" {
+		o.Mode = Instant
+	}
+	r = &restore{RestoreOptions: o, outside: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			r.close()
+		}
+	}()
+	if r.image, err = openImage(o.Image); err != nil {
+		return nil, err
+	}
+	if r.image.Config.PageBits != 0 {
+		return nil, fmt.Errorf("%s is of another architecture than x86_64, which is the only one that Ramjet restores", o.Image)
+	}
+	if err := r.commandLine(); err != nil {
+		return nil, err
+	}
+	r.launch.Detach = o.Detach
+	if o.Socket != "" {
+		if r.launch.Socket, err = filepath.Abs(o.Socket); err != nil {
+			return nil, err
+		}
+	}
+	return r, r.placeMemory()
+}
+
+// commandLine takes the words after "--", or the recorded ones.
+func (r *restore) commandLine() (err error) {
+	recorded := r.image.Seal != nil && len(r.image.Seal.CommandLine) > 0
+	words := r.Command
+	switch {
+	case len(words) > 0 && !strings.HasPrefix(words[0], "-"):
+		r.launch.Executable, words = words[0], words[1:]
+	case recorded && r.image.Seal.Executable != "":
+		r.launch.Executable = r.image.Seal.Executable
+	default:
+		r.launch.Executable = "qemu-system-x86_64"
+	}
+	if r.launch.Executable, err = qemu.FindExecutable(r.launch.Executable); err != nil {
+		return err
+	}
+	if r.Command != nil {
+		r.launch.Args = words
+		return nil
+	}
+	if !recorded {
+		return fmt.Errorf("%s does not say how its VM was started: give QEMU's arguments after --", r.Image)
+	}
+	m := r.image.Seal
+	r.launch.Args = m.CommandLine
+	if st, err := os.Stat(m.Cwd); err == nil && st.IsDir() {
+		r.launch.Dir = m.Cwd
+	}
+	return nil
+}
+
+// placeMemory decides which blocks come from the image, not through the state stream, and for instant mode changes
+// the command line so that they are mapped.
+func (r *restore) placeMemory() error {
+	args := qemu.ParseArgs(r.launch.Args)
+	var mapped []qemu.MappedBlock
+	for _, b := range r.image.Blocks {
+		if !args.Mappable(b.Name) || b.PagesOffset == 0 {
+			continue
+		}
+		if err := args.CheckMemorySize(b.Name, b.Length); err != nil {
+			return err
+		}
+		r.outside[b.Name] = true
+		mapped = append(mapped, qemu.MappedBlock{
+			Name: b.Name, Size: b.Length, Offset: b.PagesOffset, Path: fmt.Sprintf("/proc/self/fd/%d", qemu.FirstFile),
+		})
+	}
+	if r.Mode == Eager {
+		return nil
+	}
+	changed, err := args.MapBlocks(mapped)
+	if err != nil {
+		return err
+	}
+	r.launch.Args = changed.Words()
+	r.launch.Files = []*os.File{r.image.file}
+	return nil
+}
+
+// load brings memory and devices into a QEMU that waits, and lets it run.
+func (r *restore) load(ctx context.Context, in *qemu.Incoming) error {
+	blocks, err := qemu.QueryRAMBlocks(ctx, in.Monitor)
+	if err != nil {
+		return err
+	}
+	if err := r.compare(blocks); err != nil {
+		return err
+	}
+	if r.Mode == Eager {
+		if err := r.fill(ctx, in, blocks); err != nil {
+			return err
+		}
+	}
+	r.Progress.phase("loading device state")
+	if err := in.Load(ctx, r.state.file); err != nil {
+		return err
+	}
+	if r.Paused || !r.state.wasRunning {
+		return nil
+	}
+	if err := in.Cont(ctx); err != nil {
+		return fmt.Errorf("the VM is loaded but does not run: %w", err)
+	}
+	return nil
+}
+
+// compare finds what of the image has no place in the VM, or another size there: QEMU itself would load it all the
+// same (parse_ramblock_mapped_ram checks no sizes).
+func (r *restore) compare(blocks []qemu.RAMBlock) error {
+	vm := map[string]int64{}
+	for _, b := range blocks {
+		vm[b.Name] = b.Used
+	}
+	for _, b := range r.image.Blocks {
+		size, ok := vm[b.Name]
+		switch {
+		case !ok:
+			return fmt.Errorf("the image has memory %q (%d bytes) that this VM has not: start it with the devices of the saved one", b.Name, b.Length)
+		case size != b.Length && !resizable(b.Name):
+			return fmt.Errorf("the memory %q has %d bytes in the image and %d in this VM: start it as the saved one was (-m)", b.Name, b.Length, size)
+		}
+		delete(vm, b.Name)
+	}
+	for name := range vm {
+		return fmt.Errorf("this VM has memory %q that the image has not: start it with the devices of the saved one", name)
+	}
+	return nil
+}
+
+// resizable blocks are firmware tables whose length QEMU settles while a machine starts (rom_add_blob).
+func resizable(name string) bool { return strings.HasPrefix(name, "/rom@") }
+
+// fill reads the blocks that are outside the stream into QEMU's memory.
+func (r *restore) fill(ctx context.Context, in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
+	l := &migration.Load{Image: directio.Reopen{File: r.image.file}}
+	defer func() {
+		for _, b := range l.Blocks {
+			err = errors.Join(err, b.Memory.Close())
+		}
+	}()
+	for i, b := range r.image.Blocks {
+		if !r.outside[b.Name] {
+			continue
+		}
+		for _, q := range blocks {
+			if q.Name != b.Name {
+				continue
+			}
+			m, err := in.OpenMemory(q, guestmem.ReadWrite)
+			if err != nil {
+				return err
+			}
+			stored, err := r.image.Bitmap(i)
+			if err != nil {
+				m.Close()
+				return err
+			}
+			l.Blocks = append(l.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: m})
+		}
+	}
+	io, err := directio.Choose(r.Direct, l.Image, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct}
+	r.Progress.phase("loading memory")
+	return l.Run(ctx)
+}
+
+func (r *restore) close() {
+	if r.image != nil {
+		r.image.file.Close()
+	}
+	if r.state != nil {
+		r.state.file.Close()
+	}
+}
+
+// wasRunning tells whether the guest is to run after the load: whether it did when it was saved.
+func wasRunning(sections []byte) bool {
+	s, err := vmstate.RunState(sections)
+	return err != nil || s == "running"
+}

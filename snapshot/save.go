@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/qemu"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// Engine says who moves the memory.
+type Engine string
+
+// EngineAuto is EngineRamjet unless that would not save the VM right; EngineQEMU has QEMU write the file itself.
+const (
+	EngineAuto   Engine = "auto"
+	EngineRamjet Engine = "ramjet"
+	EngineQEMU   Engine = "qemu"
+)
+
+// Set makes an Engine usable as a flag.
+func (e *Engine) Set(s string) error { return oneOf(e, s, EngineAuto, EngineRamjet, EngineQEMU) }
+
+// Then says what becomes of the VM after the save.
+type Then string
+
+// ThenResume lets a VM that ran go on; one that was paused stays so with each of the first two.
+const (
+	ThenResume Then = "resume"
+	ThenStay   Then = "stay"
+	ThenQuit   Then = "quit"
+)
+
+// Set makes a Then usable as a flag.
+func (t *Then) Set(s string) error { return oneOf(t, s, ThenResume, ThenStay, ThenQuit) }
+
+// SaveOptions are what Save can be told. The zero value of each but Image and one of Socket and PID is the default.
+type SaveOptions struct {
+	Image         string // path to be made
+	Socket        string // the VM's QMP socket; looked for on PID's command line if empty
+	PID           int    // QEMU's process; the socket's peer if 0
+	Engine        Engine
+	Then          Then
+	Channels      int // 1 to 255; 0: chosen
+	Direct        directio.Mode
+	MaxBandwidth  int64 // bytes a second; 0: no limit
+	NoCommandLine bool  // do not record how the VM was started
+	Force         bool  // replace an existing image
+
+	Progress *Progress      // optional
+	Log      func(s string) // optional: what is decided, for people
+}
+
+// SaveResult is what `ramjet save --json` prints. Times are in seconds, sizes in bytes.
+type SaveResult struct {
+	Image          string  `json:"image"`
+	ID             string  `json:"id"`
+	Engine         Engine  `json:"engine"`
+	IO             string  `json:"io"` // direct or buffered
+	Channels       int     `json:"channels"`
+	PagesTotal     int64   `json:"pages_total"`
+	PagesStored    int64   `json:"pages_stored"`
+	PagesZero      int64   `json:"pages_zero"` // total less stored: zero, or never touched
+	BytesStored    int64   `json:"bytes_stored"`
+	BytesLogical   int64   `json:"bytes_logical"`
+	PauseSeconds   float64 `json:"pause_seconds"`   // from stop to cont; 0 if the VM was paused before
+	SaveSeconds    float64 `json:"save_seconds"`    // start to the last byte handed to the kernel
+	DurableSeconds float64 `json:"durable_seconds"` // start to published
+	BytesPerSecond float64 `json:"bytes_per_second"`
+	Base           *string `json:"base"`
+}
+
+// save is one Save under way.
+type save struct {
+	SaveOptions
+	began  time.Time
+	vm     *qemu.VM
+	target *target
+	io     directio.Decision
+	pause  *pause
+	result *SaveResult
+}
+
+// Save saves a running VM into a new image. On an error nothing is left at the image's path that was not there
+// before, and the VM does what it did before.
+func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
+	s := &save{SaveOptions: o, began: time.Now()}
+	if err := s.prepare(ctx); err != nil {
+		s.close()
+		return nil, err
+	}
+	err := s.run(ctx)
+	return s.result, errors.Join(err, s.close())
+}
+
+// prepare does all that can fail before the guest is touched.
+func (s *save) prepare(ctx context.Context) (err error) {
+	params := migration.Params{Channels: s.Channels, MaxBandwidth: s.MaxBandwidth}
+	if err := params.Validate(); err != nil {
+		return err
+	}
+	if s.Image, err = filepath.Abs(s.Image); err != nil {
+		return err
+	}
+	s.Progress.phase("attaching")
+	if s.target, err = newTarget(s.Image, s.Force); err != nil {
+		return err
+	}
+	if s.io, err = directio.Choose(s.Direct, s.target, os.O_WRONLY); err != nil {
+		return err
+	}
+	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
+		return err
+	}
+	if err := s.vm.Migratable(ctx); err != nil {
+		return err
+	}
+	if err := s.chooseEngine(ctx); err != nil {
+		return err
+	}
+	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
+	s.pause, err = newPause(ctx, s.vm, s.target.files())
+	return err
+}
+
+func (s *save) chooseEngine(ctx context.Context) error {
+	if s.Engine == EngineQEMU {
+		return s.vm.NeedsVersion(9, 1, "to write an image itself")
+	}
+	err := s.vm.NativeSupported(ctx)
+	var no *qemu.Refusal
+	if errors.As(err, &no) && !no.Hopeless && s.Engine != EngineRamjet {
+		s.log("%s: QEMU does it", no.Reason)
+		s.Engine = EngineQEMU
+		return s.vm.NeedsVersion(9, 1, "to write an image itself")
+	}
+	if errors.As(err, &no) {
+		return fmt.Errorf("%w: use --engine=qemu", err)
+	}
+	s.Engine = EngineRamjet
+	return err
+}
+
+func (s *save) run(ctx context.Context) error {
+	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), Channels: s.channels()}
+	work := s.native
+	if s.Engine == EngineQEMU {
+		work = s.byQEMU
+	}
+	id, err := work(ctx)
+	if err == nil {
+		err = context.Cause(ctx) // asked to stop after the last byte: nothing is published
+	}
+	if err != nil {
+		return errors.Join(err, s.pause.end(ThenResume))
+	}
+	s.Progress.phase("making it durable")
+	if err := s.target.Publish(); err != nil {
+		return errors.Join(err, s.pause.end(ThenResume))
+	}
+	s.result.ID = id.String()
+	s.finish()
+	return s.pause.end(s.Then)
+}
+
+func (s *save) channels() int {
+	if s.Channels == 0 {
+		return migration.DefaultChannels
+	}
+	return s.Channels
+}
+
+// count puts what the image holds into the result.
+func (s *save) count(blocks []seal.Block) {
+	r := s.result
+	for _, b := range blocks {
+		r.PagesTotal += b.Length / b.PageSize
+		r.PagesStored += b.PagesStored
+		r.BytesStored += b.PagesStored * b.PageSize
+		r.BytesLogical += b.Length
+	}
+}
+
+func (s *save) finish() {
+	r := s.result
+	r.PagesZero = r.PagesTotal - r.PagesStored
+	r.PauseSeconds = s.pause.length.Seconds()
+	r.DurableSeconds = time.Since(s.began).Seconds()
+	if r.SaveSeconds > 0 {
+		r.BytesPerSecond = float64(r.BytesStored) / r.SaveSeconds
+	}
+}
+
+// metadata is what the seal says of where the image came from.
+func (s *save) metadata() *seal.Metadata {
+	m := &seal.Metadata{
+		Created:       time.Now().UTC(),
+		RamjetVersion: VersionString(),
+		QEMUVersion:   s.vm.Version(),
+		MachineType:   s.vm.MachineType,
+		WasRunning:    s.pause.was == "running",
+	}
+	if !s.NoCommandLine {
+		m.CommandLine, m.Cwd, m.Executable = s.vm.CommandLine.Args, s.vm.CommandLine.Dir, s.vm.CommandLine.Executable
+	}
+	return m
+}
+
+func (s *save) log(format string, args ...any) {
+	if s.Log != nil {
+		s.Log(fmt.Sprintf(format, args...))
+	}
+}
+
+// close gives everything back, the VM first.
+func (s *save) close() error {
+	var err error
+	if s.pause != nil {
+		err = s.pause.close()
+	}
+	if s.vm != nil {
+		s.vm.Close()
+	}
+	if s.target != nil {
+		s.target.Discard()
+	}
+	return err
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// writeSeal puts metadata and the stored pages' sums behind a stream that ends at end.
+func writeSeal(w io.WriterAt, end int64, m *seal.Metadata, stored []mappedram.Bitmap, sums *migration.Sums) (id seal.ID, err error) {
+	sw, err := seal.NewWriter(w, end, m)
+	if err != nil {
+		return id, err
+	}
+	for i, b := range m.Blocks {
+		if err := sums.Each(i, stored[i], b.Length/b.PageSize, sw.AppendSums); err != nil {
+			return id, err
+		}
+	}
+	if id, _, err = sw.Close(); err != nil {
+		err = fmt.Errorf("cannot seal the image: %w", err)
+	}
+	return id, err
+}
+
+// sealFile seals a stream that somebody else wrote into the unfinished image: its pages are read for their sums.
+func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
+	s.Progress.phase("sealing")
+	m := s.metadata()
+	m.Format = "qemu"
+	st, err := s.target.file.Stat()
+	if err != nil {
+		return id, err
+	}
+	image, err := mappedram.Open(s.target.file, st.Size())
+	if err != nil {
+		return id, fmt.Errorf("what QEMU wrote is no good: %w", err)
+	}
+	stored, sums, err := sumImage(ctx, image, s.target, s.io.Direct, filepath.Dir(s.Image))
+	if err != nil {
+		return id, err
+	}
+	defer func() { err = errors.Join(err, sums.Close()) }()
+	if err := describe(m, image, stored); err != nil {
+		return id, err
+	}
+	s.count(m.Blocks)
+	return writeSeal(s.target.file, image.StreamEnd, m, stored, sums)
+}
+
+// describe fills in what the metadata says of the stream itself.
+func describe(m *seal.Metadata, image *mappedram.Image, stored []mappedram.Bitmap) (err error) {
+	m.StreamOffset = image.Offset
+	for i, b := range image.Blocks {
+		m.Blocks = append(m.Blocks, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: stored[i].Count()})
+	}
+	m.StreamHash, err = image.StreamHash()
+	return err
+}
+
+// sumImage reads all stored pages of an image and returns which they are and their sums, kept in a scratch file in dir.
+func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, direct bool, dir string) (stored []mappedram.Bitmap, sums *migration.Sums, err error) {
+	f, err := scratch(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	sums = migration.NewSums(f, image.Blocks)
+	defer func() {
+		if err != nil {
+			sums.Close()
+		}
+	}()
+	l := &migration.Load{Image: o, Params: migration.Params{Direct: direct}, Check: sums.Add}
+	for i, b := range image.Blocks {
+		bitmap, err := image.Bitmap(i)
+		if err != nil {
+			return nil, nil, err
+		}
+		stored = append(stored, bitmap)
+		l.Blocks = append(l.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: bitmap})
+	}
+	return stored, sums, l.Run(ctx)
+}

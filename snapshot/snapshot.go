@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package snapshot does what a user asks for, on a VM and an image file: Save and Restore.
+//
+// The order of things is what makes it safe. A save checks all that can be checked, makes
+// its unfinished file, starts the guardian, and only then stops the guest; lets it go on as soon as
+// its memory is written; and gives the file its name when all of it is durable. Whatever
+// fails in between, the VM runs on and no file or an older one lies at the image's name.
+package snapshot
+
+import (
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+)
+
+// Progress tells how far a Save or Restore is. It may be read at any time, from another goroutine.
+type Progress struct {
+	Phase atomic.Pointer[string] // what is being done, a few words
+	Done  atomic.Int64           // bytes of guest memory dealt with
+	Total atomic.Int64           // bytes of guest memory; 0 until known
+	Bytes atomic.Int64           // page data moved
+}
+
+func (p *Progress) phase(s string) {
+	if p != nil {
+		p.Phase.Store(&s)
+	}
+}
+
+// Version is Ramjet's own, set by the build (-ldflags -X).
+var Version = ""
+
+// VersionString is Version or, in a build without one, what the Go tool knows of it.
+func VersionString() string {
+	if Version != "" {
+		return Version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
+}
+
+// oneOf parses a flag of a few words.
+func oneOf[T ~string](v *T, s string, all ...T) error {
+	for _, a := range all {
+		if T(s) == a {
+			*v = a
+			return nil
+		}
+	}
+	return fmt.Errorf("%q is not one of %v", s, all)
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+)
+
+// target is an image in the making. It has no name, or where the file system cannot do that (NFS,
+// FUSE) a temporary one in the same directory, until Publish; so nothing partial can be taken for an image, and what
+// lies at the path stays there until the whole new one replaces it.
+type target struct {
+	path   string
+	force  bool
+	file   *directio.File // buffered, for all but pages
+	hidden string         // its temporary name; empty if it has none
+}
+
+// newTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
+func newTarget(path string, force bool) (*target, error) {
+	if err := checkTarget(path, force); err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(path)
+	t := &target{path: path, force: force}
+	f, err := openUnnamed(dir)
+	if err != nil {
+		t.hidden = t.temporary()
+		f, err = os.OpenFile(t.hidden, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("the directory %s does not exist: make it, or save elsewhere", dir)
+	case errors.Is(err, unix.ENOTDIR):
+		return nil, fmt.Errorf("%s is not a directory", dir)
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("no permission to write into %s", dir)
+	case err != nil:
+		return nil, fmt.Errorf("cannot make a file in %s: %w", dir, err)
+	}
+	t.file, err = directio.NewFile(f)
+	return t, err
+}
+
+// checkTarget looks at what is at the path now.
+func checkTarget(path string, force bool) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return nil // the directory will tell, with a better sentence
+	case st.IsDir():
+		return fmt.Errorf("%s is a directory: name a file in it", path)
+	case !st.Mode().IsRegular():
+		return fmt.Errorf("%s is not a regular file: an image needs one", path)
+	case !force:
+		return fmt.Errorf("%s exists: choose another name, or replace it with --force", path)
+	}
+	return nil
+}
+
+func openUnnamed(dir string) (*os.File, error) {
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), filepath.Join(dir, "(unfinished image)")), nil
+}
+
+func (t *target) temporary() string {
+	return filepath.Join(filepath.Dir(t.path), fmt.Sprintf(".%s.%08x.unfinished", filepath.Base(t.path), rand.Uint32()))
+}
+
+// Open makes another description of the unfinished file.
+func (t *target) Open(flags int) (*os.File, error) {
+	return directio.Reopen{File: t.file.File}.Open(flags)
+}
+
+// files are what a guardian should remove if we die.
+func (t *target) files() []string {
+	if t.hidden == "" {
+		return nil
+	}
+	return []string{t.hidden}
+}
+
+// Publish makes the file durable and gives it its name. The rename is durable too when it returns nil.
+func (t *target) Publish() error {
+	if err := t.file.Sync(); err != nil {
+		return fmt.Errorf("the image did not reach the disk: %w", err)
+	}
+	if err := t.name(); err != nil {
+		return fmt.Errorf("cannot give the image its name: %w", err)
+	}
+	return syncDir(filepath.Dir(t.path))
+}
+
+// name links or renames the file to its path: never over something that was not to be replaced.
+func (t *target) name() error {
+	from := fmt.Sprintf("/proc/self/fd/%d", t.file.Fd())
+	if t.hidden == "" && !t.force {
+		return t.exists(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.path, unix.AT_SYMLINK_FOLLOW))
+	}
+	if t.hidden == "" {
+		// There is no call that links over an existing name, so it takes a step between.
+		hidden := t.temporary()
+		if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, hidden, unix.AT_SYMLINK_FOLLOW); err != nil {
+			return err
+		}
+		t.hidden = hidden
+	}
+	if t.force {
+		if err := os.Rename(t.hidden, t.path); err != nil {
+			return err
+		}
+		t.hidden = ""
+		return nil
+	}
+	err := unix.Renameat2(unix.AT_FDCWD, t.hidden, unix.AT_FDCWD, t.path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		// NFS and some FUSE file systems know no flags; a link is refused over an existing name too.
+		if err = unix.Link(t.hidden, t.path); err == nil {
+			err = os.Remove(t.hidden)
+		}
+	}
+	if err != nil {
+		return t.exists(err)
+	}
+	t.hidden = ""
+	return nil
+}
+
+func (t *target) exists(err error) error {
+	if errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("%s has come into being meanwhile: choose another name, or replace it with --force", t.path)
+	}
+	return err
+}
+
+// Discard gives the file up; after Publish it only closes it.
+func (t *target) Discard() {
+	if t.hidden != "" {
+		os.Remove(t.hidden)
+	}
+	t.file.Close()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("cannot make the image's name durable: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("cannot make the image's name durable: %w", err)
+	}
+	return nil
+}
+
+// scratch is a file for page sums: beside the image, since they are too many for memory with a large guest, or in memory
+// where that cannot be.
+func scratch(dir string) (*os.File, error) {
+	if f, err := openUnnamed(dir); err == nil {
+		return f, nil
+	}
+	fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a scratch file: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "page sums"), nil
+}
