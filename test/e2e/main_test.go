@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package e2e tests the ramjet program from outside: real QEMU, a real Linux guest that checks its
+// own memory, the command line as a user types it.
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// program is the ramjet under test.
+var program string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "ramjet-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	program = filepath.Join(dir, "ramjet")
+	build := exec.Command("go", "build", "-o", program, "../../cmd/ramjet")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "cannot build ramjet: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// outcome is how a ramjet ended.
+type outcome struct {
+	out, err string
+	status   int
+}
+
+// ramjet runs the program to its end.
+func ramjet(t *testing.T, args ...string) outcome {
+	t.Helper()
+	var out, stderr bytes.Buffer
+	c := exec.Command(program, args...)
+	c.Stdout, c.Stderr = &out, &stderr
+	err := c.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return outcome{out.String(), stderr.String(), c.ProcessState.ExitCode()}
+}
+
+// must runs the program, which has to succeed silently, and reads its JSON result.
+func must[T any](t *testing.T, args ...string) T {
+	t.Helper()
+	o := ramjet(t, append(args, "--json")...)
+	var v T
+	if o.status != 0 || o.err != "" {
+		t.Fatalf("ramjet %s: status %d, says %q", strings.Join(args, " "), o.status, o.err)
+	}
+	if err := json.Unmarshal([]byte(o.out), &v); err != nil {
+		t.Fatalf("ramjet %s: result %q: %v", strings.Join(args, " "), o.out, err)
+	}
+	return v
+}
+
+// refused runs the program, which has to fail with this status and one line that holds all of the words.
+func refused(t *testing.T, status int, words []string, args ...string) outcome {
+	t.Helper()
+	o := ramjet(t, args...)
+	if o.status != status {
+		t.Errorf("ramjet %s: status %d, want %d; says %q", strings.Join(args, " "), o.status, status, o.err)
+	}
+	if !strings.HasPrefix(o.err, "ramjet: ") || strings.Count(o.err, "\n") != 1 {
+		t.Errorf("ramjet %s: says %q, want one line", strings.Join(args, " "), o.err)
+	}
+	for _, w := range words {
+		if !strings.Contains(o.err, w) {
+			t.Errorf("ramjet %s: says %q, want %q in it", strings.Join(args, " "), o.err, w)
+		}
+	}
+	return o
+}
+
+// save saves v with ramjet.
+func save(t *testing.T, v *vm.VM, image string, flags ...string) *snapshot.SaveResult {
+	t.Helper()
+	r := must[snapshot.SaveResult](t, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
+	t.Logf("saved %d MiB, pause %.3f s, durable %.3f s, %s %s", r.BytesStored>>20, r.PauseSeconds, r.DurableSeconds, r.Engine, r.IO)
+	return &r
+}
+
+// restore restores an image with v's arguments in a directory of its own, and attaches to the guest.
+func restore(t *testing.T, v *vm.VM, image string, flags ...string) (*vm.VM, snapshot.RestoreResult) {
+	t.Helper()
+	dir := t.TempDir()
+	args := append([]string{"restore", "--detach", image}, flags...)
+	args = append(append(args, "--json", "--"), append([]string{v.Program}, v.ArgsIn(dir)...)...)
+	o := ramjet(t, args...)
+	var r snapshot.RestoreResult
+	if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
+		t.Fatalf("ramjet %s: status %d, says %q, %q", strings.Join(args, " "), o.status, o.out, o.err)
+	}
+	t.Logf("running after %.3f s, of which load %.3f s (%s)", r.RunningSeconds, r.LoadSeconds, r.Mode)
+	return vm.RunAttached(t, vm.SerialIn(dir), vm.QMPIn(dir)), r
+}
+
+// whole has the guest check its memory.
+func whole(t *testing.T, v *vm.VM) vm.Checked {
+	t.Helper()
+	c, err := v.Check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Wrong != 0 || c.Pages == 0 {
+		t.Fatalf("the guest says of its memory: %v", c)
+	}
+	return c
+}
+
+// count is the guest's counter.
+func count(t *testing.T, v *vm.VM) uint64 {
+	t.Helper()
+	n, err := v.Count()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
