@@ -25,8 +25,10 @@ type Client struct {
 	conn     *net.UnixConn
 	greeting Greeting
 
-	sendq chan *call    // to the one writer
-	done  chan struct{} // closed when the connection is lost or closed
+	sendq  chan *call    // to the one writer
+	done   chan struct{} // closed when the connection is lost or closed
+	oob    bool          // out-of-band execution is enabled
+	fdTurn chan struct{} // with oob, full while a command with descriptors has no answer
 
 	mu      sync.Mutex
 	err     error // why done is closed
@@ -37,10 +39,12 @@ type Client struct {
 
 // call is one command on its way.
 type call struct {
-	cmd   string
-	args  json.RawMessage
-	files []int // descriptors of ours, closed once sent
-	reply chan reply
+	cmd     string
+	oob     bool
+	args    json.RawMessage
+	files   []int // descriptors of ours, closed once sent
+	reply   chan reply
+	release func() // called when it is answered or not sent
 }
 
 type reply struct {
@@ -50,7 +54,8 @@ type reply struct {
 
 // command is a command as it is written to the monitor.
 type command struct {
-	Execute   string          `json:"execute"`
+	Execute   string          `json:"execute,omitempty"`
+	ExecOOB   string          `json:"exec-oob,omitempty"`
 	Arguments json.RawMessage `json:"arguments,omitempty"`
 	ID        uint64          `json:"id"`
 }
@@ -60,6 +65,7 @@ func newClient(conn *net.UnixConn) *Client {
 		conn:    conn,
 		sendq:   make(chan *call),
 		done:    make(chan struct{}),
+		fdTurn:  make(chan struct{}, 1),
 		pending: make(map[uint64]*call),
 		subs:    make(map[*subscription]struct{}),
 	}
@@ -74,35 +80,21 @@ func newClient(conn *net.UnixConn) *Client {
 // command that was sent by then is still carried out, and its answer is dropped.
 // When the connection is lost the error wraps ErrClosed.
 func (c *Client) Execute(ctx context.Context, cmd string, args, result any, files ...*os.File) error {
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("%s was not sent: %w", cmd, err)
-	}
-	k := &call{cmd: cmd, reply: make(chan reply, 1)}
-	if args != nil {
-		b, err := json.Marshal(args)
-		if err != nil {
-			return fmt.Errorf("arguments of %s: %w", cmd, err)
-		}
-		k.args = b
-	}
-	// The writer sends duplicates, because the caller may close its files as
-	// soon as a cancelled Execute returns, while the writer is still at it.
-	fds, err := dupAll(files)
-	if err != nil {
-		return fmt.Errorf("descriptors for %s: %w", cmd, err)
-	}
-	k.files = fds
+	return c.execute(ctx, &call{cmd: cmd}, args, result, files)
+}
 
-	select {
-	case c.sendq <- k:
-	case <-ctx.Done():
-		closeAll(k.files)
-		return fmt.Errorf("%s was not sent: %w", cmd, ctx.Err())
-	case <-c.done:
-		closeAll(k.files)
-		return fmt.Errorf("%s: %w", cmd, c.closedErr())
-	}
+// ExecuteOOB is Execute out of band: the monitor carries the command out at
+// once, next to the one it is at. It needs a Dialer with OOB set, and a command
+// that allows it; anything else is the monitor's refusal.
+func (c *Client) ExecuteOOB(ctx context.Context, cmd string, args, result any, files ...*os.File) error {
+	return c.execute(ctx, &call{cmd: cmd, oob: true}, args, result, files)
+}
 
+func (c *Client) execute(ctx context.Context, k *call, args, result any, files []*os.File) error {
+	cmd := k.cmd
+	if err := c.submit(ctx, k, args, files); err != nil {
+		return err
+	}
 	select {
 	case r := <-k.reply:
 		return finish(cmd, r, result)
@@ -116,6 +108,50 @@ func (c *Client) Execute(ctx context.Context, cmd string, args, result any, file
 		return finish(cmd, r, result)
 	default:
 		return fmt.Errorf("%s: %w", cmd, c.closedErr())
+	}
+}
+
+// submit hands the call to the writer. After an error it was not sent.
+func (c *Client) submit(ctx context.Context, k *call, args any, files []*os.File) (err error) {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s was not sent: %w", k.cmd, err)
+	}
+	k.reply, k.release = make(chan reply, 1), func() {}
+	if args != nil {
+		if k.args, err = json.Marshal(args); err != nil {
+			return fmt.Errorf("arguments of %s: %w", k.cmd, err)
+		}
+	}
+	// The writer sends duplicates, because the caller may close its files as
+	// soon as a cancelled Execute returns, while the writer is still at it.
+	if k.files, err = dupAll(files); err != nil {
+		return fmt.Errorf("descriptors for %s: %w", k.cmd, err)
+	}
+	defer func() {
+		if err != nil {
+			closeAll(k.files)
+			k.release()
+		}
+	}()
+	if c.oob && len(files) > 0 {
+		// QEMU now reads ahead of the command it is at, and would let these
+		// descriptors replace those of a command that is still queued.
+		select {
+		case c.fdTurn <- struct{}{}:
+			k.release = func() { <-c.fdTurn }
+		case <-ctx.Done():
+			return fmt.Errorf("%s was not sent: %w", k.cmd, ctx.Err())
+		case <-c.done:
+			return fmt.Errorf("%s: %w", k.cmd, c.closedErr())
+		}
+	}
+	select {
+	case c.sendq <- k:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s was not sent: %w", k.cmd, ctx.Err())
+	case <-c.done:
+		return fmt.Errorf("%s: %w", k.cmd, c.closedErr())
 	}
 }
 
@@ -196,7 +232,11 @@ func (c *Client) send(k *call) error {
 	c.pending[id] = k
 	c.mu.Unlock()
 
-	b, err := json.Marshal(command{Execute: k.cmd, Arguments: k.args, ID: id})
+	msg := command{Execute: k.cmd, Arguments: k.args, ID: id}
+	if k.oob {
+		msg.Execute, msg.ExecOOB = "", k.cmd
+	}
+	b, err := json.Marshal(msg)
 	if err != nil {
 		c.answer(id, reply{err: fmt.Errorf("command %s: %w", k.cmd, err)})
 		return nil
@@ -211,6 +251,7 @@ func (c *Client) answer(id uint64, r reply) {
 	delete(c.pending, id)
 	c.mu.Unlock()
 	if k != nil {
+		k.release()
 		k.reply <- r
 	}
 }

@@ -4,6 +4,7 @@ package qmp
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 )
 
@@ -69,4 +70,23 @@ func (c *Client) QueryFDSets(ctx context.Context) ([]FDSet, error) {
 	var sets []FDSet
 	err := c.Execute(ctx, "query-fdsets", nil, &sets)
 	return sets, err
+}
+
+// Forward passes a request that a Server got on to this monitor, with its
+// arguments, its descriptors and its being out of band or not, and returns the
+// monitor's answer as a Handler does. A client for this is dialled with OOB.
+func (c *Client) Forward(ctx context.Context, r *Request) (any, error) {
+	files := r.TakeFiles()
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	var args any
+	if raw := r.Arguments(); raw != nil {
+		args = raw
+	}
+	var result json.RawMessage
+	err := c.execute(ctx, &call{cmd: r.Name, oob: r.OOB}, args, &result, files)
+	return result, err
 }

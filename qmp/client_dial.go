@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -26,22 +27,35 @@ type Greeting struct {
 	Capabilities []string
 }
 
+// Version is the version in the form of query-version.
+func (g Greeting) Version() VersionInfo {
+	return VersionInfo{VersionTriple{g.Micro, g.Minor, g.Major}, g.Package}
+}
+
+// VersionInfo is the schema's type of that name.
+type VersionInfo struct {
+	QEMU    VersionTriple `json:"qemu"`
+	Package string        `json:"package"`
+}
+
+// VersionTriple is the schema's type of that name.
+type VersionTriple struct {
+	Micro int `json:"micro"`
+	Minor int `json:"minor"`
+	Major int `json:"major"`
+}
+
 type wireGreeting struct {
-	Version struct {
-		QEMU struct {
-			Major int `json:"major"`
-			Minor int `json:"minor"`
-			Micro int `json:"micro"`
-		} `json:"qemu"`
-		Package string `json:"package"`
-	} `json:"version"`
-	Capabilities []string `json:"capabilities"`
+	Version      VersionInfo `json:"version"`
+	Capabilities []string    `json:"capabilities"`
 }
 
 // Dialer connects clients. The zero Dialer is what Dial and NewClient use.
 type Dialer struct {
 	// GreetingTimeout replaces the constant of that name if it is not 0.
 	GreetingTimeout time.Duration
+	// OOB enables out-of-band execution where the monitor offers it.
+	OOB bool
 }
 
 // Dial connects to the monitor that listens at path and negotiates, without
@@ -122,7 +136,12 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 
 	go c.read(r)
 	go c.write()
-	if err := c.Execute(ctx, "qmp_capabilities", nil, nil); err != nil {
+	var args any
+	c.oob = d.OOB && slices.Contains(c.greeting.Capabilities, "oob")
+	if c.oob {
+		args = map[string][]string{"enable": {"oob"}}
+	}
+	if err := c.Execute(ctx, "qmp_capabilities", args, nil); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("negotiating with the monitor: %w", err)
 	}

@@ -129,6 +129,11 @@ func appendQuoted(dst, s []byte) ([]byte, int) {
 	dst = append(dst, '"')
 	i := 0
 	for s[i] != '"' {
+		if c := s[i]; c >= 0x20 && c < 0x7F && c != '\\' {
+			dst = append(dst, c)
+			i++
+			continue
+		}
 		var r rune
 		n := 2
 		switch {

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qmp
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Server is a monitor. Its fields must not be changed while it serves.
+//
+// It serves any number of clients at a time (a QEMU: one per socket). Commands of
+// all clients are carried out one at a time, as a QEMU's main loop does, except
+// those out of band. Every client that has negotiated gets every event.
+type Server struct {
+	// Greeting is what clients are told on connecting; Capabilities is not
+	// used, see NoOOB.
+	Greeting Greeting
+	// NoOOB withholds the capability "oob".
+	NoOOB bool
+	// Commands by name; qmp_capabilities is built in.
+	Commands map[string]Command
+	// Fallback, if not nil, gets every command that is not in Commands.
+	Fallback Handler
+	// Allow, if not nil, is asked by Serve about each client's process, user
+	// and group; an error keeps the client out.
+	Allow func(*unix.Ucred) error
+	// MaxSessions is how many clients Serve serves at a time, further ones
+	// wait; 0 is 64.
+	MaxSessions int
+
+	turn sync.Mutex // held while an in-band command is carried out
+
+	mu       sync.Mutex
+	sessions map[*Session]struct{}
+}
+
+// Handler carries out a command. The result is what encoding/json makes of it,
+// and an empty object for nil; a json.RawMessage is sent as it is. An *Error is
+// sent with its class, any other error as a GenericError with its text.
+//
+// ctx ends when the server does, not when the client goes away: a command that
+// has begun is finished, as in QEMU.
+type Handler func(ctx context.Context, r *Request) (result any, err error)
+
+// Command is an entry of the server's table.
+type Command struct {
+	Run Handler
+	// OOB allows out-of-band execution, next to an in-band command. Run must be
+	// quick then: nothing else is read from the client meanwhile.
+	OOB bool
+}
+
+// Serve accepts clients from l until ctx ends, closes l, and returns when the
+// last client is gone.
+func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
+	stop := context.AfterFunc(ctx, func() { l.Close() })
+	defer stop()
+	defer l.Close()
+	limit := s.MaxSessions
+	if limit <= 0 {
+		limit = 64
+	}
+	slots := make(chan struct{}, limit)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		conn, err := l.AcceptUnix()
+		if err != nil {
+			<-slots
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED) {
+				pause(ctx, 50*time.Millisecond)
+				continue
+			}
+			return err
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer func() { <-slots }()
+			if s.allowed(conn) {
+				s.ServeConn(ctx, conn)
+			} else {
+				conn.Close()
+			}
+		}()
+	}
+}
+
+func (s *Server) allowed(conn *net.UnixConn) bool {
+	if s.Allow == nil {
+		return true
+	}
+	cred, err := PeerCred(conn)
+	return err == nil && s.Allow(cred) == nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// Emit sends an event to all clients. It never waits for a client; one that has
+// not read 64 MiB is disconnected. A zero Time is now.
+func (s *Server) Emit(e Event) error {
+	line, err := eventLine(e)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ses := range s.sessions {
+		ses.emit(line)
+	}
+	return nil
+}
+
+func (s *Server) add(ses *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions == nil {
+		s.sessions = make(map[*Session]struct{})
+	}
+	s.sessions[ses] = struct{}{}
+}
+
+func (s *Server) remove(ses *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, ses)
+}
