@@ -143,7 +143,7 @@ func (m *Image) readBlock(at, left int64) (b Block, next int64, err error) {
 	if len(raw) < 1 || len(raw) < p+int(raw[0]) {
 		return b, 0, fmt.Errorf("%w: it ends in the header of a block at offset %d", ErrIncomplete, at)
 	}
-	name := raw[1 : 1+raw[0]]
+	name := raw[1 : 1+int(raw[0])]
 	if !validName(name) {
 		return b, 0, m.notABlock(raw, at, left)
 	}

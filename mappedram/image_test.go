@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ramjet-vm/ramjet/seal"
@@ -227,6 +228,7 @@ func TestRoundTrip(t *testing.T) {
 		"far":         {config: config, blocks: workedBlocks[1:2], offset: 9<<20 + 1},
 		"sealed":      {config: config, blocks: workedBlocks, description: `{"devices": []}`, sealed: true},
 		"sealed, far": {config: config, blocks: workedBlocks[1:3], offset: 32<<20 + 5, sealed: true},
+		"long name":   {config: config, blocks: []Block{{Name: strings.Repeat("n", 255), Length: PageSize}, {Name: strings.Repeat("m", 254), Length: PageSize}}},
 		"early":       {config: config, blocks: workedBlocks[3:], early: early},
 		"shared": {config: shared, blocks: []Block{
 			{Name: "ram0", Length: 1 << 30, Ignored: true, GuestAddress: 1 << 32}, {Name: "rom", Length: 65 * PageSize, GuestAddress: 0xe0000}}, sealed: true},
