@@ -69,7 +69,7 @@ func (l *Load) produce(emit func(job) error) error {
 			}
 		}
 		for ranges := range guestmem.Stretches(stored, stretch) {
-			if err := emit(job{i, ranges}); err != nil {
+			if err := emit(job{block: i, stretch: ranges[0].Start / stretch, ranges: ranges}); err != nil {
 				return err
 			}
 		}

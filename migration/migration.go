@@ -30,7 +30,7 @@ import (
 // stretch is the unit of work, in bytes: 256 pages, so that four words of a bitmap and 2 KiB
 // of sums belong to it alone, and its pages are still in a core's cache when they are
 // written after they were looked at.
-const stretch = 1 << 20
+const stretch = 4 << 20
 
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255
@@ -75,8 +75,9 @@ type Progress struct {
 
 // job is one stretch of one block: the ranges in it that are to be moved.
 type job struct {
-	block  int
-	ranges []guestmem.Range
+	block   int
+	stretch int64 // its number within the block
+	ranges  []guestmem.Range
 }
 
 // channel is one way to the image with what belongs to it alone.

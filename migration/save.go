@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -13,53 +14,95 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// Save writes memory's pages into the page areas of an image.
+// Save writes memory's pages into the page areas of an image: all that are not zero or, against a base, all
+// that are not as in the base.
+//
+// Run may be called again for the same memory; it then writes only what has changed since
+// the last time. So memory that is in use can be copied while it changes (Live), and once more when it
+// stands still: what counts is the last Run, after which each page of the image is of that moment.
 type Save struct {
 	Layout *mappedram.Layout
 	Memory []guestmem.Memory // as many as Layout has blocks, of their lengths
+	Base   []*Base           // nil, or for each block its base or nil
 	Image  directio.Opener
 	Params Params
-	Sums   *Sums // gets the sum of each page written; nil: none are wanted
+	Sums   *Sums // gets the sum of each page written; nil: none are wanted, and only one Run is
+	Live   bool  // the memory changes while it is read: a page is copied before it is summed and written
 
 	Stored   []mappedram.Bitmap // the result: which pages of each block are in the image
 	Progress Progress
 
-	limit limiter
+	written []mappedram.Bitmap // pages that are in the file, by the last Run
+	again   bool
+	limit   limiter
 }
 
-// Run does it. The image's page areas must be holes before: a page that is zero is not
+// Run does it. The image's page areas must be holes before the first: a page that is zero is not
 // written. When Run fails the image is worthless, the memory is as it was.
 func (s *Save) Run(ctx context.Context) (err error) {
-	if len(s.Memory) != len(s.Layout.Blocks) {
-		return fmt.Errorf("%d pieces of memory for %d blocks", len(s.Memory), len(s.Layout.Blocks))
+	if err := s.begin(); err != nil {
+		return err
 	}
-	s.Stored = nil
-	for _, b := range s.Layout.Blocks {
-		s.Progress.Total.Add(b.Length)
-		s.Stored = append(s.Stored, mappedram.NewBitmap(b.Pages()))
-	}
-	s.limit = newLimiter(s.Params.MaxBandwidth)
 	channels, err := openChannels(s.Image, os.O_WRONLY, s.Params)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeChannels(channels)) }()
-	return run(ctx, channels, s.produce, s.save)
+	err = run(ctx, channels, s.produce, s.save)
+	s.again = true
+	return err
 }
 
-// produce walks the populated parts of all blocks.
+func (s *Save) begin() error {
+	s.Progress.Passed.Store(0)
+	if s.again {
+		if s.Sums == nil {
+			return errors.New("without page sums nobody knows what has changed since the last run")
+		}
+		return nil
+	}
+	if len(s.Memory) != len(s.Layout.Blocks) {
+		return fmt.Errorf("%d pieces of memory for %d blocks", len(s.Memory), len(s.Layout.Blocks))
+	}
+	if s.Base == nil {
+		s.Base = make([]*Base, len(s.Memory))
+	}
+	s.Stored, s.written = nil, nil
+	for i, b := range s.Layout.Blocks {
+		s.Progress.Total.Add(b.Length)
+		s.Stored = append(s.Stored, mappedram.NewBitmap(b.Pages()))
+		s.written = append(s.written, mappedram.NewBitmap(b.Pages()))
+		if base := s.Base[i]; base != nil {
+			if err := base.prepare(b, s.Memory[i]); err != nil {
+				return err
+			}
+		}
+	}
+	s.limit = newLimiter(s.Params.MaxBandwidth)
+	return nil
+}
+
+// produce walks the parts of all blocks that may hold something else than the image has so far.
 func (s *Save) produce(emit func(job) error) error {
 	var before int64
 	for i, m := range s.Memory {
-		all := guestmem.Range{End: m.Size()}
-		for ranges, err := range guestmem.Stretches(m.Populated(all), stretch) {
-			if err == nil {
-				s.Progress.Passed.Store(before + ranges[0].Start)
-				err = emit(job{i, ranges})
-			}
+		next := int64(0) // the stretch after the last one emitted
+		for ranges, err := range guestmem.Stretches(s.candidates(i), stretch) {
 			if err != nil {
 				return err
 			}
+			at := ranges[0].Start / stretch
+			if err := s.absent(i, next, at, emit); err != nil {
+				return err
+			}
+			s.Progress.Passed.Store(before + ranges[0].Start)
+			if err := emit(job{block: i, stretch: at, ranges: ranges}); err != nil {
+				return err
+			}
+			next = at + 1
+		}
+		if err := s.absent(i, next, (m.Size()+stretch-1)/stretch, emit); err != nil {
+			return err
 		}
 		before += m.Size()
 	}
@@ -67,63 +110,72 @@ func (s *Save) produce(emit func(job) error) error {
 	return nil
 }
 
-func (s *Save) save(ctx context.Context, c *channel, j job) error {
-	for _, r := range j.ranges {
-		if err := s.saveRange(ctx, c, j.block, r); err != nil {
-			return fmt.Errorf("block %s: %w", s.Layout.Blocks[j.block].Name, err)
+// candidates are the parts of a block that have to be looked at.
+func (s *Save) candidates(block int) iter.Seq2[guestmem.Range, error] {
+	m := s.Memory[block]
+	all := guestmem.Range{End: m.Size()}
+	if b := s.Base[block]; b != nil && b.Sums == nil {
+		return m.(guestmem.Changed).Changed(all)
+	}
+	return m.Populated(all)
+}
+
+// absent emits those of the stretches first to end-1, of which the memory has nothing, that the image or the
+// base has something of.
+func (s *Save) absent(block int, first, end int64, emit func(job) error) error {
+	if !s.again && (s.Base[block] == nil || s.Base[block].Sums == nil) {
+		return nil
+	}
+	for ; first < end; first++ {
+		if s.expected(block, first) == (stretchBits{}) {
+			continue
 		}
-	}
-	return nil
-}
-
-// saveRange writes each run of neighbouring pages that are not zero with one write.
-func (s *Save) saveRange(ctx context.Context, c *channel, block int, r guestmem.Range) error {
-	mem := s.Memory[block]
-	p, err := mem.View(r, c.buf)
-	if err != nil {
-		return err
-	}
-	defer mem.Release(r)
-	for at := int64(0); at < r.Len(); {
-		zeros, data := nextRun(p[at:])
-		s.Progress.Zero.Add(zeros / guestmem.PageSize)
-		at += zeros
-		if data > 0 {
-			if err := s.saveRun(ctx, c, block, r.Start+at, p[at:at+data]); err != nil {
-				return err
-			}
-		}
-		at += data
-	}
-	s.Progress.Pages.Add(r.Len() / guestmem.PageSize)
-	return nil
-}
-
-// nextRun measures in bytes the zero pages at the front of p and the others that follow them.
-func nextRun(p []byte) (zeros, data int64) {
-	n := int64(len(p))
-	for zeros < n && guestmem.IsZero(p[zeros:zeros+guestmem.PageSize]) {
-		zeros += guestmem.PageSize
-	}
-	end := zeros
-	for end < n && !guestmem.IsZero(p[end:end+guestmem.PageSize]) {
-		end += guestmem.PageSize
-	}
-	return zeros, end - zeros
-}
-
-func (s *Save) saveRun(ctx context.Context, c *channel, block int, off int64, p []byte) error {
-	first, pages := off/guestmem.PageSize, int64(len(p))/guestmem.PageSize
-	if s.Sums != nil {
-		if err := s.Sums.Add(block, first, p); err != nil {
+		if err := emit(job{block: block, stretch: first}); err != nil {
 			return err
 		}
 	}
-	if err := s.limit.write(ctx, c.file, p, s.Layout.Blocks[block].PagesOffset+off); err != nil {
-		return err
+	return nil
+}
+
+// stretchBits has a bit for each page of a stretch.
+type stretchBits [stretchPages / 64]uint64
+
+// expected are the pages of a stretch that are not as in a new image over a memory of which nothing exists.
+func (s *Save) expected(block int, number int64) (bits stretchBits) {
+	add := func(b mappedram.Bitmap) {
+		if at := number * int64(len(bits)); at < int64(len(b)) {
+			for i, w := range b[at:min(at+int64(len(bits)), int64(len(b)))] {
+				bits[i] |= w
+			}
+		}
 	}
-	s.Stored[block].SetRange(first, first+pages)
-	s.Progress.Stored.Add(pages)
-	s.Progress.Bytes.Add(int64(len(p)))
+	add(s.Stored[block])
+	add(s.written[block])
+	if b := s.Base[block]; b != nil && b.Sums != nil {
+		add(b.Stored)
+	}
+	return bits
+}
+
+func (s *Save) save(ctx context.Context, c *channel, j job) error {
+	p := plan{Save: s, ctx: ctx, c: c, block: j.block}
+	bits := s.expected(j.block, j.stretch)
+	rest := mappedram.Bitmap(bits[:])
+	var err error
+	for _, r := range j.ranges {
+		if err = p.look(r); err != nil {
+			break
+		}
+		first := r.Start % stretch / guestmem.PageSize
+		for i := first; i < first+r.Len()/guestmem.PageSize; i++ {
+			rest.Clear(i)
+		}
+	}
+	if err == nil {
+		err = p.gone(j.stretch*stretchPages, rest)
+	}
+	if err != nil {
+		return fmt.Errorf("block %s: %w", s.Layout.Blocks[j.block].Name, err)
+	}
 	return nil
 }

@@ -5,6 +5,7 @@ package migration
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -13,7 +14,8 @@ import (
 )
 
 // Sums remembers the sum of every stored page, eight bytes each in page order, in a
-// scratch file: for a large guest they are too many to hold.
+// scratch file: for a large guest they are too many to hold. A page that no sum was stored for has that of a page of
+// zeros: sums are kept as their difference from that, so that a hole of the file says so.
 type Sums struct {
 	f      *os.File
 	starts []int64 // first page of each block in the file
@@ -32,7 +34,7 @@ func NewSums(scratch *os.File, blocks []mappedram.Block) *Sums {
 
 // Add stores the sums of neighbouring pages of a block, at most a stretch of them, from page first on.
 func (s *Sums) Add(block int, first int64, pages []byte) error {
-	var sums [stretch / guestmem.PageSize]uint64
+	var sums [stretchPages]uint64
 	n := len(pages) / guestmem.PageSize
 	for i := range n {
 		sums[i] = seal.PageSum(pages[i*guestmem.PageSize : (i+1)*guestmem.PageSize])
@@ -42,9 +44,9 @@ func (s *Sums) Add(block int, first int64, pages []byte) error {
 
 // put stores the sums of neighbouring pages.
 func (s *Sums) put(block int, page int64, sums []uint64) error {
-	b := make([]byte, 0, 8*stretch/guestmem.PageSize)
+	b := make([]byte, 0, 8*stretchPages)
 	for _, v := range sums {
-		b = binary.LittleEndian.AppendUint64(b, v)
+		b = binary.LittleEndian.AppendUint64(b, v^zeroSum)
 	}
 	if _, err := s.f.WriteAt(b, (s.starts[block]+page)*8); err != nil {
 		return fmt.Errorf("cannot keep the page sums: %w", err)
@@ -55,11 +57,12 @@ func (s *Sums) put(block int, page int64, sums []uint64) error {
 // get reads the sums of neighbouring pages.
 func (s *Sums) get(block int, page int64, sums []uint64) error {
 	b := make([]byte, 8*len(sums))
-	if _, err := s.f.ReadAt(b, (s.starts[block]+page)*8); err != nil {
+	// What is behind the end of the file was not stored either.
+	if _, err := s.f.ReadAt(b, (s.starts[block]+page)*8); err != nil && err != io.EOF {
 		return fmt.Errorf("cannot read back the page sums: %w", err)
 	}
 	for i := range sums {
-		sums[i] = binary.LittleEndian.Uint64(b[i*8:])
+		sums[i] = binary.LittleEndian.Uint64(b[i*8:]) ^ zeroSum
 	}
 	return nil
 }

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"context"
+
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// A page of the image is in one of these states, of which Stored and written are the two bits:
+//
+//	Stored  written
+//	  -       -      zero or, against a base, as in the base; a hole
+//	  x       x      its bytes are in the file
+//	  x       -      zero, and not so in the base; a hole
+//
+// A plan takes the pages of one range from the state that the last Run left to the one that the memory
+// asks for, with as few writes as there are runs of neighbours that need one.
+type plan struct {
+	*Save
+	ctx   context.Context
+	c     *channel
+	block int
+
+	sums [stretchPages]uint64 // what the pages have for sums now
+	todo [stretchPages]action
+}
+
+// stretchPages is the most pages that a plan deals with.
+const stretchPages = stretch / guestmem.PageSize
+
+type action uint8
+
+const (
+	keep  action = iota
+	write        // other bytes than are in the file
+	punch        // what is in the file does not count any more
+)
+
+// look takes one range of memory that exists, within one stretch.
+func (p *plan) look(r guestmem.Range) error {
+	mem := p.Memory[p.block]
+	view, err := mem.View(r, p.c.buf)
+	if err != nil {
+		return err
+	}
+	defer mem.Release(r)
+	if p.Live && &view[0] != &p.c.buf[0] {
+		// The guest may write to the memory between the sum and the write; the sum must be that of what is written.
+		view = p.c.buf[:copy(p.c.buf, view)]
+	}
+	first, n := r.Start/guestmem.PageSize, r.Len()/guestmem.PageSize
+	if err := p.decide(first, view); err != nil {
+		return err
+	}
+	p.Progress.Pages.Add(n)
+	return p.act(first, n, view)
+}
+
+// decide fills in sums and todo for the pages in view, and sets or clears their bits in Stored.
+func (p *plan) decide(first int64, view []byte) error {
+	n := int64(len(view)) / guestmem.PageSize
+	var old, base [stretchPages]uint64
+	if p.again {
+		if err := p.Sums.get(p.block, first, old[:n]); err != nil {
+			return err
+		}
+	}
+	b := p.Base[p.block]
+	bySum := b != nil && b.Sums != nil
+	if bySum {
+		if err := b.sums(first, base[:n]); err != nil {
+			return err
+		}
+	}
+	for i := range n {
+		page := view[i*guestmem.PageSize : (i+1)*guestmem.PageSize]
+		zero := guestmem.IsZero(page)
+		p.sums[i] = zeroSum
+		switch {
+		case zero:
+			p.Progress.Zero.Add(1)
+		case bySum || p.Sums != nil:
+			p.sums[i] = seal.PageSum(page)
+		}
+		differs := !zero
+		switch {
+		case bySum:
+			differs = p.sums[i] != base[i]
+		case b != nil:
+			differs = !zero || b.Stored.Get(first+i)
+		}
+		onFile := p.written[p.block].Get(first + i)
+		p.todo[i] = keep
+		switch {
+		case differs && !zero && !(onFile && old[i] == p.sums[i]):
+			p.todo[i] = write
+		case onFile && (zero || !differs):
+			p.todo[i] = punch
+		}
+		p.store(first+i, differs)
+	}
+	return nil
+}
+
+func (p *plan) store(page int64, stored bool) {
+	if stored {
+		p.Stored[p.block].Set(page)
+	} else {
+		p.Stored[p.block].Clear(page)
+	}
+}
+
+// act does what is to be done with n pages from first on, each run of neighbours at once.
+func (p *plan) act(first, n int64, view []byte) error {
+	for i := int64(0); i < n; {
+		end := i + 1
+		for end < n && p.todo[end] == p.todo[i] {
+			end++
+		}
+		var err error
+		switch p.todo[i] {
+		case write:
+			err = p.write(first+i, p.sums[i:end], view[i*guestmem.PageSize:end*guestmem.PageSize])
+		case punch:
+			err = p.punch(first+i, end-i)
+		}
+		if err != nil {
+			return err
+		}
+		i = end
+	}
+	return nil
+}
+
+func (p *plan) write(first int64, sums []uint64, pages []byte) error {
+	if p.Sums != nil {
+		if err := p.Sums.put(p.block, first, sums); err != nil {
+			return err
+		}
+	}
+	b := p.Layout.Blocks[p.block]
+	if err := p.limit.write(p.ctx, p.c.file, pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
+		return err
+	}
+	n := int64(len(sums))
+	p.written[p.block].SetRange(first, first+n)
+	p.Progress.Stored.Add(n)
+	p.Progress.Bytes.Add(n * guestmem.PageSize)
+	return nil
+}
+
+// punch makes pages of the file holes again: an image may be mapped, and then what is there counts.
+func (p *plan) punch(first, n int64) error {
+	b := p.Layout.Blocks[p.block]
+	if err := p.c.punch(b.PagesOffset+first*guestmem.PageSize, n*guestmem.PageSize); err != nil {
+		return err
+	}
+	for i := first; i < first+n; i++ {
+		p.written[p.block].Clear(i)
+	}
+	var zeros [stretchPages]uint64
+	for i := range n {
+		zeros[i] = zeroSum
+	}
+	return p.Sums.put(p.block, first, zeros[:n])
+}
+
+// gone takes the pages of a stretch that begins at page start of which bits says that the image or the base has something of
+// them, and of which the memory has nothing: they are zero, or what they were mapped from.
+func (p *plan) gone(start int64, bits mappedram.Bitmap) error {
+	b := p.Base[p.block]
+	for first, end := range bits.Runs(stretchPages) {
+		for i := start + first; i < start+end; i++ {
+			p.store(i, b != nil && b.Sums != nil && b.Stored.Get(i))
+		}
+		for at := first; at < end; {
+			stop := at + 1
+			on := p.written[p.block].Get(start + at)
+			for stop < end && p.written[p.block].Get(start+stop) == on {
+				stop++
+			}
+			if on {
+				if err := p.punch(start+at, stop-at); err != nil {
+					return err
+				}
+			}
+			at = stop
+		}
+	}
+	return nil
+}
