@@ -70,6 +70,8 @@ var hostile = []struct {
 	{"pages-over-bitmap", be64(atHeader+20, 0), ErrDamaged, "over its bitmap"},
 	{"pages-beyond", be64(atHeader+20, 1<<40), ErrDamaged, `block "a" has its pages at offset 1099511627776`},
 	{"pages-huge", be64(atHeader+20, 1<<63), ErrDamaged, "its pages at"},
+	{"pages-overflow", be64(atHeader+20, 1<<63-PageSize), ErrDamaged, "its pages at"},
+	{"offsets-0", func(f *memory) { be64(atHeader+12, 0)(f); be64(atHeader+20, 0)(f) }, ErrDamaged, "over headers"},
 	{"pages-over-next", be64(atHeader+20, atPages+PageSize), ErrIncomplete, "nothing was written at offset"},
 	{"pages-same-as-other", be64(atSecond+2+8+20, atPages), ErrDamaged, `block "b"`},
 	{"length-0", be64(atLength, 0), ErrDamaged, "has no bytes"},

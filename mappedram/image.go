@@ -23,7 +23,10 @@ type Image struct {
 	// Complete is false for an image that Open returned together with ErrIncomplete.
 	Complete bool
 	Seal     *seal.Seal // nil if not sealed
-	Libvirt  *Libvirt   // libvirt's header before the stream, or nil
+	// Unfinished: a seal begins at StreamEnd and does not end. The stream before it is whole; Open returns ErrIncomplete
+	// all the same.
+	Unfinished bool
+	Libvirt    *Libvirt // libvirt's header before the stream, or nil
 
 	SectionsOffset, SectionsLength       int64 // the devices' FULL sections
 	DescriptionOffset, DescriptionLength int64 // the JSON that describes them; length 0 without one
@@ -98,7 +101,7 @@ func (m *Image) Empty() (bool, error) {
 
 // DeviceSections reads the devices' FULL sections, and nothing else, as Layout.WriteTail takes them.
 func (m *Image) DeviceSections() ([]byte, error) {
-	if !m.Complete {
+	if !m.Complete && !m.Unfinished {
 		return nil, fmt.Errorf("%w: it has no device state", ErrIncomplete)
 	}
 	if m.SectionsLength > vmstate.MaxDeviceState {

@@ -210,10 +210,28 @@ func TestWorkedExample(t *testing.T) {
 	}
 }
 
+// TestLayoutOfBigBlocks: a bitmap may be longer than the alignment, and what a block's offsets were does not count.
+func TestLayoutOfBigBlocks(t *testing.T) {
+	c := vmstate.Config{MachineType: "pc", Capabilities: []string{"x-ignore-shared", "mapped-ram"}}
+	l := newLayout(t, 0, c, []Block{
+		{Name: "big", Length: 64 << 30}, {Name: "out", Length: PageSize, Ignored: true, BitmapOffset: 1, PagesOffset: 2}, {Name: "small", Length: PageSize}})
+	big, out, small := l.Blocks[0], l.Blocks[1], l.Blocks[2]
+	if big.BitmapSize() != 2<<20 || big.PagesOffset != 3<<20 {
+		t.Errorf("big block %+v", big)
+	}
+	if out.BitmapOffset != 0 || out.PagesOffset != 0 || out.HeaderOffset != big.PagesEnd() {
+		t.Errorf("block that is left out %+v", out)
+	}
+	if want := out.HeaderOffset + 1 + 3 + 8 + 8 + 28; small.HeaderOffset != want || l.Total() != 64<<30+2*PageSize || l.RAMEnd != small.PagesEnd() {
+		t.Errorf("small block %+v, want it at %d", small, want)
+	}
+}
+
 // TestRoundTrip opens what was written, in every form that this package writes.
 func TestRoundTrip(t *testing.T) {
 	shared := vmstate.Config{MachineType: "pc-q35-10.0", PageBits: 12, Capabilities: []string{"x-ignore-shared", "mapped-ram"}, UUID: bytes.Repeat([]byte{7}, 16)}
-	early := vmstate.AppendFooter(append(vmstate.AppendSectionStart(nil, vmstate.TypeFull, 9, "virtio-mem-early", 0, 1), "abc"...), 9)
+	decoy := string(vmstate.AppendSectionStart(nil, vmstate.TypeStart, 5, "ram", 0, 4))
+	early := vmstate.AppendFooter(append(vmstate.AppendSectionStart(nil, vmstate.TypeFull, 9, "virtio-mem-early", 0, 1), "abc"+decoy+"def"...), 9)
 	for name, c := range map[string]struct {
 		config      vmstate.Config
 		offset      int64

@@ -116,14 +116,18 @@ func (m *Image) open() (*Image, error) {
 	if err != nil {
 		err = streamError(err)
 		if errors.Is(err, ErrIncomplete) {
-			return m, err
+			return m, m.unfinished(err)
 		}
 		return nil, err
 	}
-	m.SectionsOffset, m.SectionsLength = t.Sections.Offset, t.Sections.Length
-	m.DescriptionOffset, m.DescriptionLength = t.Description.Offset, t.Description.Length
+	m.setTail(t)
 	m.Complete = true
 	return m, nil
+}
+
+func (m *Image) setTail(t vmstate.Tail) {
+	m.SectionsOffset, m.SectionsLength = t.Sections.Offset, t.Sections.Length
+	m.DescriptionOffset, m.DescriptionLength = t.Description.Offset, t.Description.Length
 }
 
 // streamError gives an error of package vmstate the sentinel of this package that means the same.

@@ -63,6 +63,7 @@ var hostile = []struct {
 	{"sums-negative", forge(one, 2, put(40, 1<<63+8)), ErrDamaged},
 	{"count-huge", forge(one, 2, put(48, 1<<61)), ErrDamaged},
 	{"count-negative", forge(one, 2, put(48, 1<<64-1)), ErrDamaged},
+	{"count-overflow", forge(`{"format_version":1}`, 0, put(48, 1<<61)), ErrDamaged},
 	{"count-short", forge(one, 2, put(48, 1)), ErrDamaged},
 	{"fewer-sums-than-pages", forge(one, 1, nil), ErrDamaged},
 	{"more-sums-than-pages", forge(one, 3, nil), ErrDamaged},

@@ -135,7 +135,7 @@ type reader struct {
 	r       io.Reader
 	n       int64
 	err     error
-	pending []byte // a byte looked at by next and not yet taken
+	pending []byte // a byte looked at by next and not taken; only next is called after that
 }
 
 func (h *reader) fail(format string, args ...any) {
@@ -150,10 +150,8 @@ func (h *reader) bytes(size uint32) []byte {
 	if h.err != nil {
 		return b
 	}
-	k := copy(b, h.pending)
-	h.pending = h.pending[k:]
-	got, err := io.ReadFull(h.r, b[k:])
-	h.n += int64(k + got)
+	got, err := io.ReadFull(h.r, b)
+	h.n += int64(got)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		err = ErrTruncated
 	}

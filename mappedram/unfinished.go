@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mappedram
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// A seal that is added to an image in place grows behind the stream, its footer last. If that is interrupted, the stream
+// is as good as before, and so it is if a sealed file was cut within its seal; only where it ends the end of the file
+// does not tell any more. It is found by the metadata that the seal begins with. Such an image is refused, because
+// something happened to it that its owner should know of, but it can be sealed again.
+
+// sealStart is how a seal's metadata begin (seal.Metadata, encoding/json).
+const sealStart = `{"format_version":`
+
+const (
+	// unfinishedScan is how far behind the memory an unfinished seal is sought: some hundred times what device state
+	// and description of a large VM take.
+	unfinishedScan = 256 << 20
+	maxBeginnings  = 16 // candidates; a guest can put some into its devices' state
+)
+
+// unfinished explains an image whose tail could not be read, if that is because of an unfinished seal.
+func (m *Image) unfinished(err error) error {
+	if m.Seal != nil {
+		return err
+	}
+	t, ok := m.findUnfinished()
+	if !ok {
+		return err
+	}
+	m.Unfinished, m.StreamEnd = true, t.End
+	m.setTail(t)
+	return fmt.Errorf("%w: the seal that begins at offset %d does not end: ramjet seal was interrupted, or the file was cut; what is before it is whole, so ramjet seal can seal it again", ErrIncomplete, t.End)
+}
+
+// findUnfinished finds where the stream ends if an unfinished seal is behind it.
+func (m *Image) findUnfinished() (vmstate.Tail, bool) {
+	const step = 256 << 10
+	end := min(m.FileSize, m.RAMEnd+unfinishedScan)
+	b := make([]byte, step+len(sealStart)-1)
+	for at, tried := m.RAMEnd, 0; at < end; at += step {
+		p := b[:min(int64(len(b)), end-at)]
+		if readAt(m.r, p, at) != nil {
+			break
+		}
+		for k := 0; tried < maxBeginnings; k++ {
+			next := bytes.Index(p[k:], []byte(sealStart))
+			if next < 0 {
+				break
+			}
+			k += next
+			if (at+int64(k))%8 != 0 {
+				continue
+			}
+			tried++
+			if t, ok := m.tailBefore(at + int64(k)); ok {
+				return t, true
+			}
+		}
+	}
+	return vmstate.Tail{}, false
+}
+
+// tailBefore parses the tail of a stream that ends at offset at or up to 7 bytes of zero before it.
+func (m *Image) tailBefore(at int64) (vmstate.Tail, bool) {
+	for end := at; end > max(at-8, m.RAMEnd); end-- {
+		if t, err := vmstate.ParseTail(m.r, m.RAMEnd, end, m.SectionID); err == nil {
+			return t, true
+		}
+		var pad [1]byte
+		if readAt(m.r, pad[:], end-1) != nil || pad[0] != 0 {
+			break
+		}
+	}
+	return vmstate.Tail{}, false
+}
