@@ -117,40 +117,11 @@ func (n *native) savePages(ctx context.Context) error {
 		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth},
 		Sums:   n.sums,
 	}
-	stop := n.watch(&e.Progress)
+	stop := n.Progress.follow(&e.Progress)
 	err = e.Run(ctx)
 	stop()
 	n.stored = e.Stored
 	return err
-}
-
-// watch copies an engine's counts to the user's now and then.
-func (s *save) watch(e *migration.Progress) (stop func()) {
-	if s.Progress == nil {
-		return func() {}
-	}
-	copyCounts := func() {
-		s.Progress.Done.Store(e.Passed.Load())
-		s.Progress.Total.Store(e.Total.Load())
-		s.Progress.Bytes.Store(e.Bytes.Load())
-	}
-	done := make(chan struct{})
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		tick := time.NewTicker(50 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			copyCounts()
-			select {
-			case <-tick.C:
-			case <-done:
-				copyCounts()
-				return
-			}
-		}
-	}()
-	return func() { close(done); <-ended }
 }
 
 // complete writes all but the pages, when the guest runs again.

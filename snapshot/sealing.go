@@ -45,7 +45,8 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, fmt.Errorf("what QEMU wrote is no good: %w", err)
 	}
-	stored, sums, err := sumImage(ctx, image, s.target, s.io.Direct, filepath.Dir(s.Image))
+	params := migration.Params{Channels: s.Channels, Direct: s.io.Direct}
+	stored, sums, err := sumImage(ctx, image, s.target, params, filepath.Dir(s.Image), s.Progress)
 	if err != nil {
 		return id, err
 	}
@@ -68,7 +69,7 @@ func describe(m *seal.Metadata, image *mappedram.Image, stored []mappedram.Bitma
 }
 
 // sumImage reads all stored pages of an image and returns which they are and their sums, kept in a scratch file in dir.
-func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, direct bool, dir string) (stored []mappedram.Bitmap, sums *migration.Sums, err error) {
+func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, params migration.Params, dir string, p *Progress) (stored []mappedram.Bitmap, sums *migration.Sums, err error) {
 	f, err := scratch(dir)
 	if err != nil {
 		return nil, nil, err
@@ -79,8 +80,12 @@ func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, di
 			sums.Close()
 		}
 	}()
-	l := &migration.Load{Image: o, Params: migration.Params{Direct: direct}, Check: sums.Add}
+	l := &migration.Load{Image: o, Params: params, Check: sums.Add}
 	for i, b := range image.Blocks {
+		if b.Ignored {
+			stored = append(stored, nil)
+			continue
+		}
 		bitmap, err := image.Bitmap(i)
 		if err != nil {
 			return nil, nil, err
@@ -88,5 +93,6 @@ func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, di
 		stored = append(stored, bitmap)
 		l.Blocks = append(l.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: bitmap})
 	}
+	defer p.follow(&l.Progress)()
 	return stored, sums, l.Run(ctx)
 }

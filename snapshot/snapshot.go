@@ -12,6 +12,9 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync/atomic"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/migration"
 )
 
 // Progress tells how far a Save or Restore is. It may be read at any time, from another goroutine.
@@ -26,6 +29,35 @@ func (p *Progress) phase(s string) {
 	if p != nil {
 		p.Phase.Store(&s)
 	}
+}
+
+// follow copies an engine's counts to p now and then, until it is stopped.
+func (p *Progress) follow(e *migration.Progress) (stop func()) {
+	if p == nil {
+		return func() {}
+	}
+	copyCounts := func() {
+		p.Done.Store(e.Passed.Load())
+		p.Total.Store(e.Total.Load())
+		p.Bytes.Store(e.Bytes.Load())
+	}
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			copyCounts()
+			select {
+			case <-tick.C:
+			case <-done:
+				copyCounts()
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
 }
 
 // Version is Ramjet's own, set by the build (-ldflags -X).

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) verify() *cobra.Command {
+	var o snapshot.VerifyOptions
+	c := &cobra.Command{
+		Use:   "verify [flags] IMAGE",
+		Short: "Check every page of an image",
+		Long: `Check IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself.
+
+Pages that are not what was sealed are listed with their block and their offset in the file. The exit status is 0 if all
+is well and 3 if anything is damaged. An image without a seal has nothing to check its pages against: then headers,
+bitmaps and device state are checked for sense, and the status is 1 if they are well-formed, for pages may still be wrong.`,
+		Example: `  ramjet verify vm1.img
+  ramjet verify --json vm1.img | jq .pages_bad
+  ramjet seal old.img && ramjet verify old.img`,
+		Args: exactly(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+				return usageError{err}
+			}
+			o.Image, o.Log = args[0], a.log
+			done := a.show(&o.Progress)
+			r, err := snapshot.Verify(c.Context(), o)
+			done()
+			if r != nil {
+				if err := a.print(r, verified(r)); err != nil {
+					return err
+				}
+			}
+			return err
+		},
+	}
+	f := c.Flags()
+	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
+	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
+	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	return c
+}
+
+// shownBadPages is how many bad pages are listed for people; --json has more.
+const shownBadPages = 20
+
+// verified says a result to a person: nothing of what the error says.
+func verified(r *snapshot.VerifyResult) string {
+	if r.OK {
+		return fmt.Sprintf("%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",
+			r.Image, r.PagesChecked, size(r.BytesChecked), size(int64(r.BytesPerSecond)), r.IO, r.Channels)
+	}
+	var s strings.Builder
+	for _, d := range r.Damage {
+		fmt.Fprintf(&s, "damaged: %s\n", d)
+	}
+	for i, p := range r.BadPages {
+		if i == shownBadPages {
+			fmt.Fprintf(&s, "damaged: %d more pages\n", r.PagesBad-shownBadPages)
+			break
+		}
+		fmt.Fprintf(&s, "damaged: %s\n", p)
+	}
+	return s.String()
+}

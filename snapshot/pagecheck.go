@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// BadPage is a stored page that is not what was sealed.
+type BadPage struct {
+	Block  string `json:"block"`
+	Page   int64  `json:"page"`   // in the block, from 0
+	Offset int64  `json:"offset"` // in the file, bytes
+}
+
+func (b BadPage) String() string {
+	return fmt.Sprintf("page %d of block %s, at offset %d of the file", b.Page, b.Block, b.Offset)
+}
+
+// pageCheck compares pages with their sums in an image's seal, which are trusted: VerifySums and StreamHash come first,
+// or the result means nothing. Its check is a migration.Load's.
+type pageCheck struct {
+	image *mappedram.Image
+	parts []checkedPart
+	// bad is told of each page that is wrong, from several goroutines at a time. An error of its ends the work.
+	bad func(BadPage) error
+}
+
+// checkedPart is a run of pages of a block, as long as is good for a bitmap in memory.
+type checkedPart struct {
+	block int
+	first int64 // page of the block
+	rank  int64 // stored pages of the block before it
+	ranks *mappedram.Ranks
+}
+
+// add makes another part to be checked and returns it as a Load takes it. stored is the part's own bitmap.
+func (c *pageCheck) add(block int, first, pages, rank int64, stored mappedram.Bitmap) migration.LoadBlock {
+	c.parts = append(c.parts, checkedPart{block, first, rank, mappedram.NewRanks(stored)})
+	b := c.image.Blocks[block]
+	b.PagesOffset += first * b.PageSize
+	b.Length = pages * b.PageSize
+	return migration.LoadBlock{Block: b, Index: len(c.parts) - 1, Stored: stored}
+}
+
+// check looks at neighbouring stored pages of a part, from its page first on.
+func (c *pageCheck) check(part int, first int64, pages []byte) error {
+	p := &c.parts[part]
+	b := c.image.Blocks[p.block]
+	sums, err := c.image.Seal.Sums(p.block, int(p.rank+p.ranks.Before(first)), int(int64(len(pages))/b.PageSize))
+	if err != nil {
+		return err
+	}
+	for i, want := range sums {
+		at := int64(i) * b.PageSize
+		if seal.PageSum(pages[at:at+b.PageSize]) == want {
+			continue
+		}
+		page := p.first + first + int64(i)
+		if err := c.bad(BadPage{b.Name, page, b.PagesOffset + page*b.PageSize}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuseBad is for a reader that can do nothing with a damaged page.
+func refuseBad(b BadPage) error {
+	return fmt.Errorf("%w: %s is not what was sealed (ramjet verify lists all such pages)", mappedram.ErrDamaged, b)
+}

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// VerifyOptions are what Verify can be told. Only Image is required.
+type VerifyOptions struct {
+	Image    string
+	Channels int // 1 to 255; 0: chosen
+	Direct   directio.Mode
+
+	Progress *Progress
+	Log      func(string)
+}
+
+// MaxBadPages is how many bad pages a VerifyResult names; it counts all.
+const MaxBadPages = 10_000
+
+// VerifyResult is what `ramjet verify --json` prints.
+type VerifyResult struct {
+	Image          string    `json:"image"`
+	OK             bool      `json:"ok"` // it is sealed, and everything is as it was sealed
+	Sealed         bool      `json:"sealed"`
+	ID             string    `json:"id,omitempty"`
+	Damage         []string  `json:"damage"`    // what is wrong besides pages
+	PagesBad       int64     `json:"pages_bad"` // of PagesChecked
+	BadPages       []BadPage `json:"bad_pages"` // by offset; at most MaxBadPages
+	PagesChecked   int64     `json:"pages_checked"`
+	BytesChecked   int64     `json:"bytes_checked"`
+	IO             string    `json:"io"` // direct or buffered
+	Channels       int       `json:"channels"`
+	Seconds        float64   `json:"seconds"`
+	BytesPerSecond float64   `json:"bytes_per_second"`
+}
+
+// Verify checks an image: everything against the seal, or, where there is none, that headers, bitmaps and device state
+// can be what they should be.
+//
+// The error is nil for a sealed image without fault. It matches mappedram.ErrImage if the image is damaged, and
+// seal.ErrNoSeal if no fault was found but pages could not be checked for want of a seal. Unless the file cannot be
+// opened as an image there is a result beside the error.
+func Verify(ctx context.Context, o VerifyOptions) (*VerifyResult, error) {
+	if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+		return nil, err
+	}
+	image, err := openImage(o.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer image.file.Close()
+	return verifyOpened(ctx, image, o)
+}
+
+// verify is one Verify under way.
+type verify struct {
+	VerifyOptions
+	image  *openedImage
+	params migration.Params
+	result *VerifyResult
+
+	mu sync.Mutex // over PagesBad and BadPages
+}
+
+func verifyOpened(ctx context.Context, image *openedImage, o VerifyOptions) (*VerifyResult, error) {
+	began := time.Now()
+	v := &verify{VerifyOptions: o, image: image, result: &VerifyResult{
+		Image: image.path, Sealed: image.Seal != nil, Damage: []string{}, BadPages: []BadPage{},
+	}}
+	r := v.result
+	err := v.run(ctx)
+	slices.SortFunc(r.BadPages, func(a, b BadPage) int { return cmp.Compare(a.Offset, b.Offset) })
+	r.Seconds = time.Since(began).Seconds()
+	if r.Seconds > 0 {
+		r.BytesPerSecond = float64(r.BytesChecked) / r.Seconds
+	}
+	if err == nil {
+		err = v.verdict()
+	}
+	r.OK = err == nil
+	return r, err
+}
+
+func (v *verify) run(ctx context.Context) error {
+	reopen := directio.Reopen{File: v.image.file}
+	io, err := directio.Choose(v.Direct, reopen, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	v.params = migration.Params{Channels: v.Channels, Direct: io.Direct}
+	v.result.IO, v.result.Channels = io.String(), cmp.Or(v.Channels, migration.DefaultChannels)
+	v.Progress.phase("checking headers, bitmaps and device state")
+	if err := v.structure(); err != nil || v.image.Seal == nil {
+		return err
+	}
+	v.result.ID = v.image.Seal.ID.String()
+	// With wrong sums, or bitmaps that do not go with them, every page would look bad.
+	if err := v.image.VerifyStream(); err != nil {
+		return v.damage(err)
+	}
+	v.Progress.phase("checking pages")
+	if v.Progress != nil {
+		v.Progress.Total.Store(v.image.Seal.TotalStored() * mappedram.PageSize)
+	}
+	return v.pages(ctx)
+}
+
+// damage notes damage, and passes other errors on.
+func (v *verify) damage(err error) error {
+	if errors.Is(err, mappedram.ErrImage) || errors.Is(err, vmstate.ErrCorrupt) || errors.Is(err, vmstate.ErrTruncated) {
+		v.result.Damage = append(v.result.Damage, err.Error())
+		return nil
+	}
+	return err
+}
+
+// structure checks what can be checked without a seal, as far as opening has not done so.
+func (v *verify) structure() error {
+	var stored int64
+	for i := range v.image.Blocks {
+		n, err := v.image.StoredPages(i)
+		if err != nil {
+			return v.damage(err)
+		}
+		stored += n
+	}
+	if stored == 0 && (v.image.Seal == nil || v.image.Seal.Base == nil) {
+		v.result.Damage = append(v.result.Damage, "no page of memory is stored at all, as when mapped-ram meets background-snapshot: the VM's memory is lost")
+	}
+	return v.damage(v.devices())
+}
+
+// devices takes the device state apart.
+func (v *verify) devices() error {
+	text, err := v.image.Description()
+	if err != nil {
+		return err
+	}
+	var d *vmstate.Description
+	if text != nil {
+		if d, err = vmstate.ParseDescription(text); err != nil {
+			return err
+		}
+	}
+	sections, err := v.image.DeviceSections()
+	if err != nil {
+		return err
+	}
+	_, err = vmstate.Sections(sections, d)
+	return err
+}
+
+// batchPages bounds how many pages are read in one go of the engine, and so the bitmap that is in memory: 2 MiB.
+const batchPages = 1 << 24
+
+// pages reads all pages, a batch at a time.
+func (v *verify) pages(ctx context.Context) error {
+	var batch []migration.LoadBlock
+	var pages int64
+	check := &pageCheck{image: v.image.Image, bad: v.note}
+	flush := func() error {
+		l := &migration.Load{Blocks: batch, Image: directio.Reopen{File: v.image.file}, Params: v.params, Check: v.counting(check)}
+		err := l.Run(ctx)
+		v.result.PagesChecked += l.Progress.Pages.Load()
+		v.result.BytesChecked += l.Progress.Bytes.Load()
+		batch, pages, check.parts = nil, 0, nil
+		return err
+	}
+	for i, block := range v.image.Blocks {
+		if block.Ignored {
+			continue
+		}
+		rank := int64(0)
+		for first := int64(0); first < block.Pages(); {
+			n := min(block.Pages()-first, batchPages-pages)
+			if n < block.Pages()-first {
+				n &^= 63 // parts of a bitmap begin at words
+			}
+			if n > 0 {
+				stored, err := v.image.BitmapPart(i, first, n)
+				if err != nil {
+					return err
+				}
+				batch = append(batch, check.add(i, first, n, rank, stored))
+				pages, first, rank = pages+n, first+n, rank+stored.Count()
+			}
+			if n == 0 || pages >= batchPages {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return flush()
+}
+
+// counting is the check, with progress.
+func (v *verify) counting(c *pageCheck) func(int, int64, []byte) error {
+	return func(part int, first int64, pages []byte) error {
+		if v.Progress != nil {
+			v.Progress.Done.Add(int64(len(pages)))
+			v.Progress.Bytes.Add(int64(len(pages)))
+		}
+		return c.check(part, first, pages)
+	}
+}
+
+// note remembers a bad page.
+func (v *verify) note(b BadPage) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.result.PagesBad++
+	if len(v.result.BadPages) < MaxBadPages {
+		v.result.BadPages = append(v.result.BadPages, b)
+	}
+	return nil
+}
+
+// verdict is the error that says in one line what was found.
+func (v *verify) verdict() error {
+	r := v.result
+	switch {
+	case len(r.Damage) > 0:
+		return fmt.Errorf("%s: %w: %s", r.Image, mappedram.ErrImage, strings.Join(r.Damage, "; "))
+	case r.PagesBad > 0:
+		return fmt.Errorf("%s: %w: %d of %d stored pages are not what was sealed, the first is %s",
+			r.Image, mappedram.ErrDamaged, r.PagesBad, r.PagesChecked, r.BadPages[0])
+	case !r.Sealed:
+		return fmt.Errorf("%s: %w, so its pages cannot be checked; headers, bitmaps and device state are well-formed (ramjet seal adds a seal)", r.Image, seal.ErrNoSeal)
+	}
+	return nil
+}
