@@ -4,8 +4,7 @@
 //
 // A block is one of three things, and Open finds out which:
 //
-//	shared file   memfd, /dev/shm, a file: mapped here as well, so that pages go
-//	              from the guest's own memory to the disk without a copy
+//	shared file   memfd, /dev/shm, a file: read and written as a file
 //	private       anonymous memory of another process: copied page by page
 //	              (process_vm_readv(2)), after asking which pages exist
 //	private file  a copy-on-write mapping of a file, as an instantly restored VM
@@ -30,8 +29,7 @@ type Range struct{ Start, End int64 }
 // Len is the range's size in bytes.
 func (r Range) Len() int64 { return r.End - r.Start }
 
-// Memory is one RAM block. Views may be taken from several goroutines at a time,
-// each with its own buffer.
+// Memory is one RAM block. Its methods may be called from several goroutines at a time.
 type Memory interface {
 	// Size is the block's length in bytes.
 	Size() int64
@@ -41,13 +39,8 @@ type Memory interface {
 	// the first error.
 	Populated(within Range) iter.Seq2[Range, error]
 
-	// View returns the bytes of r, which should lie in a range that Populated gave: the
-	// memory itself where it is shared, else buf, filled. buf must hold r.Len()
-	// bytes. The result is valid until Release, and not to be written to.
-	View(r Range, buf []byte) ([]byte, error)
-
-	// Release ends the use of a View.
-	Release(r Range)
+	// Read fills p from off, all of it.
+	Read(p []byte, off int64) error
 
 	// Write puts p into the block at off: for loading, before a guest runs.
 	Write(p []byte, off int64) error

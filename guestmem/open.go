@@ -35,7 +35,7 @@ func Open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 		if err != nil {
 			return nil, err
 		}
-		return fromFile(f, offset, size, access)
+		return fromFile(f, offset, size)
 	default:
 		f, err := openMapped(pid, s.mapping, os.O_RDONLY)
 		if err != nil {
@@ -54,11 +54,11 @@ func openFlags(a Access) int {
 
 // OpenFile gives access to size bytes at offset of a file that is somebody's shared memory, a memfd
 // say. It takes f over.
-func OpenFile(f *os.File, offset, size int64, access Access) (Memory, error) {
-	return fromFile(f, offset, size, access)
+func OpenFile(f *os.File, offset, size int64) (Memory, error) {
+	return fromFile(f, offset, size)
 }
 
-func fromFile(f *os.File, offset, size int64, access Access) (Memory, error) {
+func fromFile(f *os.File, offset, size int64) (Memory, error) {
 	st, err := f.Stat()
 	if err == nil && st.Size() < offset+size {
 		err = fmt.Errorf("the memory file %s has %d bytes, the block ends at %d", f.Name(), st.Size(), offset+size)
@@ -67,15 +67,7 @@ func fromFile(f *os.File, offset, size int64, access Access) (Memory, error) {
 		f.Close()
 		return nil, err
 	}
-	if hugePages(f) {
-		return &hugeFile{f: f, offset: offset, size: size}, nil
-	}
-	m, err := newShared(f, offset, size, access)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return m, nil
+	return &shared{f: f, offset: offset, size: size, huge: hugePages(f)}, nil
 }
 
 func hugePages(f *os.File) bool {

@@ -24,7 +24,7 @@ func newPrivate(pid int, addr uint64, size int64) (*private, error) {
 	// Whether it may be read is better known before a guest is stopped. Reading a byte of a
 	// page that does not exist yet costs the guest one mapping of the zero page.
 	var probe [1]byte
-	if err := p.read(probe[:], 0); err != nil {
+	if err := p.Read(probe[:], 0); err != nil {
 		return nil, err
 	}
 	pages, err := openPagemap(pid)
@@ -41,14 +41,7 @@ func (p *private) Populated(within Range) iter.Seq2[Range, error] {
 	return p.pages.pages(p.addr, within, populated)
 }
 
-func (p *private) View(r Range, buf []byte) ([]byte, error) {
-	buf = buf[:r.Len()]
-	return buf, p.read(buf, r.Start)
-}
-
-func (p *private) Release(Range) {}
-
-func (p *private) read(buf []byte, off int64) error {
+func (p *private) Read(buf []byte, off int64) error {
 	return p.transfer("read", unix.ProcessVMReadv, buf, off)
 }
 
@@ -60,8 +53,8 @@ type vmCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags u
 
 // transfer moves all of buf, since process_vm_readv(2) may stop early without an error.
 func (p *private) transfer(verb string, call vmCall, buf []byte, off int64) error {
-	if off < 0 || off+int64(len(buf)) > p.size {
-		return fmt.Errorf("offset %d is outside of the memory of %d bytes", off, p.size)
+	if err := checkRange(buf, off, p.size); err != nil {
+		return err
 	}
 	for len(buf) > 0 {
 		local := []unix.Iovec{{Base: &buf[0]}}
@@ -111,30 +104,32 @@ func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {
 
 func (p *privateFile) Backing() Backing { return p.backing }
 
-// View takes the process's own pages from it and the others from the file, so that the process's page
+// Read takes the process's own pages from it and the others from the file, so that the process's page
 // table does not fill with pages that its guest never touched.
-func (p *privateFile) View(r Range, buf []byte) ([]byte, error) {
-	at, buf := r.Start, buf[:r.Len()]
-	fromFile := func(end int64) error {
-		if end <= at {
-			return nil
-		}
-		_, err := readFile(p.f, p.backing.Offset, Range{at, end}, buf[at-r.Start:])
+func (p *privateFile) Read(buf []byte, off int64) error {
+	if err := checkRange(buf, off, p.size); err != nil {
 		return err
 	}
-	for c, err := range p.Changed(r) {
+	at, end := off, off+int64(len(buf))
+	fromFile := func(until int64) error {
+		if until <= at {
+			return nil
+		}
+		return readFile(p.f, buf[at-off:until-off], p.backing.Offset+at)
+	}
+	for c, err := range p.Changed(Range{off, end}) {
 		if err == nil {
 			err = fromFile(c.Start)
 		}
 		if err == nil {
-			err = p.read(buf[c.Start-r.Start:c.End-r.Start], c.Start)
+			err = p.private.Read(buf[c.Start-off:c.End-off], c.Start)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		at = c.End
 	}
-	return buf, fromFile(r.End)
+	return fromFile(end)
 }
 
 func (p *privateFile) Close() error { return errors.Join(p.private.Close(), p.f.Close()) }

@@ -23,7 +23,7 @@ type Base struct {
 	// no longer the base's, and nothing else is looked at.
 	Sums func(first, n int) ([]uint64, error)
 
-	ranks []int64 // for each stretch, how many pages are stored before it
+	ranks *mappedram.Ranks
 }
 
 func (b *Base) prepare(block mappedram.Block, m guestmem.Memory) error {
@@ -33,16 +33,11 @@ func (b *Base) prepare(block mappedram.Block, m guestmem.Memory) error {
 	if _, ok := m.(guestmem.Changed); !ok && b.Sums == nil {
 		return fmt.Errorf("block %s does not know what changed since its base", block.Name)
 	}
-	var n int64
-	b.ranks = b.ranks[:0]
-	for first := int64(0); first < block.Pages(); first += stretchPages {
-		b.ranks = append(b.ranks, n)
-		n += b.Stored.CountRange(first, min(first+stretchPages, block.Pages()))
-	}
+	b.ranks = mappedram.NewRanks(b.Stored)
 	return nil
 }
 
-// sums fills in what the pages from first on, all of one stretch, have for sums in the base.
+// sums fills in what the pages from first on have for sums in the base.
 func (b *Base) sums(first int64, sums []uint64) error {
 	end := first + int64(len(sums))
 	have := b.Stored.CountRange(first, end)
@@ -52,8 +47,7 @@ func (b *Base) sums(first int64, sums []uint64) error {
 		}
 		return nil
 	}
-	start := first / stretchPages * stretchPages
-	found, err := b.Sums(int(b.ranks[first/stretchPages]+b.Stored.CountRange(start, first)), int(have))
+	found, err := b.Sums(int(b.ranks.Before(first)), int(have))
 	if err != nil {
 		return fmt.Errorf("cannot read the base's page sums: %w", err)
 	}

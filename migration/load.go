@@ -36,11 +36,6 @@ type LoadBlock struct {
 	Memory guestmem.Memory // nil: the pages are only read, for Check
 }
 
-// placer is memory into which a read can go without a buffer between.
-type placer interface {
-	Place(guestmem.Range) ([]byte, error)
-}
-
 // Run does it.
 func (l *Load) Run(ctx context.Context) (err error) {
 	for _, b := range l.Blocks {
@@ -92,14 +87,6 @@ func (l *Load) load(_ context.Context, c *channel, j job) error {
 }
 
 func (l *Load) loadRange(c *channel, b *LoadBlock, r guestmem.Range) error {
-	if m, ok := b.Memory.(placer); ok {
-		p, err := m.Place(r)
-		if err != nil {
-			return err
-		}
-		defer b.Memory.Release(r)
-		return l.read(c, b, r, p)
-	}
 	p := c.buf[:r.Len()]
 	if err := l.read(c, b, r, p); err != nil || b.Memory == nil {
 		return err

@@ -27,10 +27,19 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 )
 
-// stretch is the unit of work, in bytes: 256 pages, so that four words of a bitmap and 2 KiB
-// of sums belong to it alone, and its pages are still in a core's cache when they are
-// written after they were looked at.
+// stretch is the unit of work, in bytes, and the largest write: 1024 pages. Sixteen words of a bitmap and 8 KiB
+// of sums belong to it alone.
 const stretch = 4 << 20
+
+// piece is how much is read from memory at a time, in bytes: what was just read is still in a core's
+// own cache when it is compared with zero and summed.
+const piece = 256 << 10
+
+// Pages of a stretch and of a piece.
+const (
+	stretchPages = stretch / guestmem.PageSize
+	piecePages   = piece / guestmem.PageSize
+)
 
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255

@@ -107,7 +107,7 @@ func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes in
 	t.Helper()
 	s := &saved{}
 	var blocks []mappedram.Block
-	e := &Save{Live: passes > 1, Params: Params{Channels: 3}}
+	e := &Save{Params: Params{Channels: 3}}
 	for i, g := range ram {
 		blocks = append(blocks, mappedram.Block{Name: fmt.Sprint("ram", i), Length: g.Size()})
 		e.Memory = append(e.Memory, g.Memory)
@@ -137,11 +137,11 @@ func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes in
 	e.Layout, e.Image, e.Sums = s.layout, directio.Reopen{File: s.file}, NewSums(scratch, s.layout.Blocks)
 	defer e.Sums.Close()
 	for i := range passes {
-		e.Live = i < passes-1
+		live := i < passes-1
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			if e.Live {
+			if live {
 				work()
 			}
 		}()
@@ -150,7 +150,7 @@ func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes in
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e.Live {
+		if live {
 			work()
 		}
 	}

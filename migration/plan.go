@@ -29,9 +29,6 @@ type plan struct {
 	todo [stretchPages]action
 }
 
-// stretchPages is the most pages that a plan deals with.
-const stretchPages = stretch / guestmem.PageSize
-
 type action uint8
 
 const (
@@ -42,28 +39,27 @@ const (
 
 // look takes one range of memory that exists, within one stretch.
 func (p *plan) look(r guestmem.Range) error {
-	mem := p.Memory[p.block]
-	view, err := mem.View(r, p.c.buf)
-	if err != nil {
-		return err
-	}
-	defer mem.Release(r)
-	if p.Live && &view[0] != &p.c.buf[0] {
-		// The guest may write to the memory between the sum and the write; the sum must be that of what is written.
-		view = p.c.buf[:copy(p.c.buf, view)]
+	view := p.c.buf[:r.Len()]
+	for at := int64(0); at < r.Len(); at += piece {
+		part := view[at:min(at+piece, r.Len())]
+		if err := p.Memory[p.block].Read(part, r.Start+at); err != nil {
+			return err
+		}
+		if err := p.decide(r.Start/guestmem.PageSize, at/guestmem.PageSize, part); err != nil {
+			return err
+		}
 	}
 	first, n := r.Start/guestmem.PageSize, r.Len()/guestmem.PageSize
-	if err := p.decide(first, view); err != nil {
-		return err
-	}
 	p.Progress.Pages.Add(n)
 	return p.act(first, n, view)
 }
 
-// decide fills in sums and todo for the pages in view, and sets or clears their bits in Stored.
-func (p *plan) decide(first int64, view []byte) error {
-	n := int64(len(view)) / guestmem.PageSize
-	var old, base [stretchPages]uint64
+// decide fills in sums and todo from index at on for the pages in view, and sets or clears their bits in Stored. Page 0 of
+// the plan is page start of the block.
+func (p *plan) decide(start, at int64, view []byte) error {
+	first, n := start+at, int64(len(view))/guestmem.PageSize
+	sums, todo := p.sums[at:at+n], p.todo[at:at+n]
+	var old, base [piecePages]uint64
 	if p.again {
 		if err := p.Sums.get(p.block, first, old[:n]); err != nil {
 			return err
@@ -79,27 +75,27 @@ func (p *plan) decide(first int64, view []byte) error {
 	for i := range n {
 		page := view[i*guestmem.PageSize : (i+1)*guestmem.PageSize]
 		zero := guestmem.IsZero(page)
-		p.sums[i] = zeroSum
+		sums[i] = zeroSum
 		switch {
 		case zero:
 			p.Progress.Zero.Add(1)
 		case bySum || p.Sums != nil:
-			p.sums[i] = seal.PageSum(page)
+			sums[i] = seal.PageSum(page)
 		}
 		differs := !zero
 		switch {
 		case bySum:
-			differs = p.sums[i] != base[i]
+			differs = sums[i] != base[i]
 		case b != nil:
 			differs = !zero || b.Stored.Get(first+i)
 		}
 		onFile := p.written[p.block].Get(first + i)
-		p.todo[i] = keep
+		todo[i] = keep
 		switch {
-		case differs && !zero && !(onFile && old[i] == p.sums[i]):
-			p.todo[i] = write
+		case differs && !zero && !(onFile && old[i] == sums[i]):
+			todo[i] = write
 		case onFile && (zero || !differs):
-			p.todo[i] = punch
+			todo[i] = punch
 		}
 		p.store(first+i, differs)
 	}

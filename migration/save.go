@@ -18,7 +18,7 @@ import (
 // that are not as in the base.
 //
 // Run may be called again for the same memory; it then writes only what has changed since
-// the last time. So memory that is in use can be copied while it changes (Live), and once more when it
+// the last time. So memory that is in use can be copied while it changes, and once more when it
 // stands still: what counts is the last Run, after which each page of the image is of that moment.
 type Save struct {
 	Layout *mappedram.Layout
@@ -27,7 +27,6 @@ type Save struct {
 	Image  directio.Opener
 	Params Params
 	Sums   *Sums // gets the sum of each page written; nil: none are wanted, and only one Run is
-	Live   bool  // the memory changes while it is read: a page is copied before it is summed and written
 
 	Stored   []mappedram.Bitmap // the result: which pages of each block are in the image
 	Progress Progress
