@@ -40,6 +40,8 @@ type RestoreOptions struct {
 	Detach   bool     // the VM outlives this process and has no terminal
 	Channels int
 	Direct   directio.Mode
+	Verify   bool      // check every page before the VM runs; Eager does that anyway
+	Scrub    bool      // make VM.Scrub possible
 	Began    time.Time // when the user began to wait; now if zero
 
 	Progress *Progress
@@ -59,6 +61,7 @@ type RestoreResult struct {
 type VM struct {
 	RestoreResult
 	incoming *qemu.Incoming
+	image    *openedImage // for Scrub, else nil
 }
 
 // Wait returns QEMU's exit status when it ends.
@@ -86,6 +89,9 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	if err := r.launch.CheckSockets(); err != nil {
 		return nil, err
 	}
+	if err := r.verify(ctx); err != nil {
+		return nil, err
+	}
 	if r.state, err = newStateStream(r.image, r.outside); err != nil {
 		return nil, err
 	}
@@ -103,6 +109,9 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 		RunningSeconds: time.Since(r.Began).Seconds(), LoadSeconds: time.Since(greeted).Seconds(),
 	}}
 	in.Release()
+	if r.Scrub {
+		v.image, r.image = r.image, nil
+	}
 	return v, nil
 }
 
@@ -264,6 +273,10 @@ func resizable(name string) bool { return strings.HasPrefix(name, "/rom@") }
 // fill reads the blocks that are outside the stream into QEMU's memory.
 func (r *restore) fill(ctx context.Context, in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
 	l := &migration.Load{Image: directio.Reopen{File: r.image.file}}
+	check := &pageCheck{image: r.image.Image, bad: refuseBad}
+	if r.image.Seal != nil {
+		l.Check = check.check
+	}
 	defer func() {
 		for _, b := range l.Blocks {
 			err = errors.Join(err, b.Memory.Close())
@@ -286,7 +299,9 @@ func (r *restore) fill(ctx context.Context, in *qemu.Incoming, blocks []qemu.RAM
 				m.Close()
 				return err
 			}
-			l.Blocks = append(l.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: m})
+			part := check.add(i, 0, b.Pages(), 0, stored)
+			part.Memory = m
+			l.Blocks = append(l.Blocks, part)
 		}
 	}
 	io, err := directio.Choose(r.Direct, l.Image, os.O_RDONLY)

@@ -74,19 +74,26 @@ func writeStateStream(f *os.File, image *openedImage, sections []byte, outside m
 	return layout.Publish(f)
 }
 
-// copyBlock copies a block's stored pages.
+// copyBlock copies a block's stored pages, and checks them if the image is sealed.
 func copyBlock(to *os.File, at int64, image *openedImage, i int) error {
 	stored, err := image.Bitmap(i)
 	if err != nil {
 		return err
 	}
 	b := image.Blocks[i]
+	check := &pageCheck{image: image.Image, bad: refuseBad}
+	part := check.add(i, 0, b.Pages(), 0, stored)
 	buf := make([]byte, 1<<20)
 	for first, end := range stored.Runs(b.Pages()) {
 		for off := first * b.PageSize; off < end*b.PageSize; {
 			p := buf[:min(int64(len(buf)), end*b.PageSize-off)]
 			if _, err := image.file.ReadAt(p, b.PagesOffset+off); err != nil {
 				return fmt.Errorf("block %s: %w", b.Name, err)
+			}
+			if image.Seal != nil {
+				if err := check.check(part.Index, off/b.PageSize, p); err != nil {
+					return err
+				}
 			}
 			if _, err := to.WriteAt(p, at+off); err != nil {
 				return err

@@ -4,7 +4,7 @@ package cli
 
 import (
 	"context"
-
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
@@ -27,7 +27,10 @@ memory backing, -incoming, -S and (with --qmp) the monitor is replaced, all else
 
 instant: the guest's memory is the image, mapped copy-on-write. Takes milliseconds at any size; IMAGE must stay as it is
 while the VM runs (it may be deleted or replaced by another file).
-eager: all memory is read before the guest runs; IMAGE is not needed then any more.`,
+eager: all memory is read before the guest runs; IMAGE is not needed then any more.
+
+Of an image with a seal, headers, bitmaps, device state and firmware are checked before QEMU starts, and in eager mode
+every page as it is read. In instant mode --verify checks all pages before, --scrub while the guest runs.`,
 		Example: `  ramjet restore vm1.img
   ramjet restore --qmp /run/vm2.qmp --detach --json vm1.img
   ramjet restore --mode eager vm1.img -- -machine q35 -m 4G -drive file=disk.qcow2,if=virtio`,
@@ -39,6 +42,9 @@ eager: all memory is read before the guest runs; IMAGE is not needed then any mo
 			return exactly(1)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
+			if o.Scrub && o.Detach {
+				return usageError{errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")}
+			}
 			o.Image, o.Log = args[0], a.log
 			if printCommand {
 				return a.printCommand(o)
@@ -52,6 +58,9 @@ eager: all memory is read before the guest runs; IMAGE is not needed then any mo
 			if o.Detach {
 				return a.print(vm.RestoreResult, restored(vm.RestoreResult))
 			}
+			if o.Scrub {
+				go a.scrub(c.Context(), vm)
+			}
 			return a.stay(c.Context(), vm)
 		},
 	}
@@ -60,6 +69,8 @@ eager: all memory is read before the guest runs; IMAGE is not needed then any mo
 	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
 	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
 	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
+	f.BoolVar(&o.Verify, "verify", false, "check every page before the VM runs (eager does so anyway)")
+	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VM runs, and say on standard error what was found")
 	f.BoolVar(&printCommand, "print-command", false, "print the command line that would be run, and stop")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
@@ -77,6 +88,19 @@ func (a *app) stay(ctx context.Context, vm *snapshot.VM) error {
 		return exitStatus(status)
 	}
 	return nil
+}
+
+// scrub says what it finds on standard error, whatever it is: that was asked for.
+func (a *app) scrub(ctx context.Context, vm *snapshot.VM) {
+	r, err := vm.Scrub(ctx)
+	switch {
+	case err == nil:
+		fmt.Fprintf(a.err, "ramjet: scrub: %s", verified(r))
+	case r != nil && len(r.BadPages)+len(r.Damage) > 0:
+		fmt.Fprintf(a.err, "ramjet: scrub: the VM runs from a damaged image: %s\n%s", oneLine(err.Error()), verified(r))
+	case ctx.Err() == nil:
+		fmt.Fprintf(a.err, "ramjet: scrub: %s\n", oneLine(err.Error()))
+	}
 }
 
 func (a *app) printCommand(o snapshot.RestoreOptions) error {

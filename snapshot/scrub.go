@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// What a restore checks, of a sealed image:
+//
+//	            headers, bitmaps, device state, firmware's memory    guest memory
+//	instant     before QEMU starts                                   not
+//	  Verify    before QEMU starts                                   before QEMU starts
+//	  Scrub     before QEMU starts                                   while the guest runs
+//	eager       before QEMU starts                                   as it is read, before the guest runs
+//
+// An image without a seal has nothing to check against.
+
+// verify checks what is to be checked before QEMU starts. The firmware's memory newStateStream checks.
+func (r *restore) verify(ctx context.Context) error {
+	if r.image.Seal == nil {
+		if r.Verify || r.Scrub {
+			return fmt.Errorf("%s: %w, so its pages cannot be checked: add one with ramjet seal", r.Image, seal.ErrNoSeal)
+		}
+		return nil
+	}
+	err := error(nil)
+	switch {
+	case r.Mode == Eager:
+		err = r.image.VerifyStream()
+	case r.Verify:
+		// Through the page cache, if that is how it is: the guest is going to want the pages.
+		o := VerifyOptions{Image: r.Image, Channels: r.Channels, Direct: directio.Off, Progress: r.Progress}
+		_, err = verifyOpened(ctx, r.image, o)
+		return err
+	default:
+		err = r.image.VerifyState()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Image, err)
+	}
+	return nil
+}
+
+// Scrub checks the image that the VM was restored from while the VM runs, if RestoreOptions.Scrub asked for
+// that. It reads by one channel and past the page cache, so as not to be in the guest's way. To be called once.
+func (v *VM) Scrub(ctx context.Context) (*VerifyResult, error) {
+	if v.image == nil {
+		return nil, errors.New("the VM was not restored to be scrubbed")
+	}
+	defer v.image.file.Close()
+	return verifyOpened(ctx, v.image, VerifyOptions{Image: v.image.path, Channels: 1})
+}

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// TestImages looks at images of one guest in every way that a user can.
+func TestImages(t *testing.T) {
+	v := vm.Run(t, vm.Config{Memory: "256M", Backend: vm.Memfd, Fill: 40})
+	i := &images{v: v, dir: t.TempDir()}
+	i.image = filepath.Join(i.dir, "image")
+	whole(t, v)
+	if err := v.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	save(t, v, i.image)
+	t.Run("verify", i.verify)
+	t.Run("restore checks", i.restoreChecks)
+	t.Run("scrub", i.scrub)
+	t.Run("seal", i.seal)
+}
+
+// images is what its subtests share: a guest that is stopped, and its image.
+type images struct {
+	v          *vm.VM
+	dir, image string
+}
+
+// copy copies the image, holes kept, for a test to damage.
+func (i *images) copy(t *testing.T) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), "copy")
+	if out, err := exec.Command("cp", "--sparse=always", i.image, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return to
+}
+
+// open opens an image for a test that needs to know where things are in it.
+func open(t *testing.T, path string) *mappedram.Image {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := mappedram.Open(f, st.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// flip flips a bit of the byte at an offset.
+func flip(t *testing.T, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x10
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// storedPage is the number and the offset of a stored page of a block, some way in.
+func storedPage(t *testing.T, m *mappedram.Image, block string) (page, at int64) {
+	t.Helper()
+	i := m.Index(block)
+	stored, err := m.Bitmap(i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for first, end := range stored.Runs(m.Blocks[i].Pages()) {
+		if end > m.Blocks[i].Pages()/4 {
+			return first, m.Blocks[i].PagesOffset + first*4096
+		}
+	}
+	t.Fatalf("block %s stores nothing", block)
+	return 0, 0
+}
+
+func (i *images) verify(t *testing.T) {
+	r := must[snapshot.VerifyResult](t, "verify", i.image)
+	if !r.OK || !r.Sealed || r.PagesChecked == 0 {
+		t.Errorf("result %+v", r)
+	}
+	t.Logf("%d MiB at %.0f MiB/s (%s)", r.BytesChecked>>20, r.BytesPerSecond/(1<<20), r.IO)
+	bad := i.copy(t)
+	page, at := storedPage(t, open(t, bad), "ram0")
+	flip(t, bad, at+5)
+	o := refused(t, 3, []string{"damaged", "1 of"}, "verify", bad)
+	want := snapshot.BadPage{Block: "ram0", Page: page, Offset: at}
+	if !strings.Contains(o.out, want.String()) || !strings.Contains(o.err, want.String()) {
+		t.Errorf("neither %q nor %q names %s", o.out, o.err, want)
+	}
+	refused(t, 2, []string{"channels"}, "verify", "--channels", "256", i.image)
+	refused(t, 1, []string{"there is no image"}, "verify", i.image+"x")
+}
+
+func (i *images) restoreChecks(t *testing.T) {
+	restore := func(image string, flags ...string) []string {
+		dir := t.TempDir()
+		args := append(append([]string{"restore", "--detach", "--paused", image}, flags...), "--", i.v.Program)
+		return append(args, i.v.ArgsIn(dir)...)
+	}
+	m := open(t, i.image)
+	bad := i.copy(t)
+	_, at := storedPage(t, m, "ram0")
+	flip(t, bad, at)
+	refused(t, 3, []string{"damaged", "ram0"}, restore(bad, "--mode", "eager")...)
+	refused(t, 3, []string{"damaged", "ram0"}, restore(bad, "--verify")...)
+
+	bad = i.copy(t)
+	_, at = storedPage(t, m, "pc.bios")
+	flip(t, bad, at)
+	refused(t, 3, []string{"damaged", "pc.bios"}, restore(bad)...)
+
+	bad = i.copy(t)
+	flip(t, bad, m.SectionsOffset+m.SectionsLength/2)
+	for _, mode := range []string{"instant", "eager"} {
+		refused(t, 3, []string{"damaged", "device state"}, restore(bad, "--mode", mode)...)
+	}
+	refused(t, 2, []string{"--scrub"}, restore(i.image, "--scrub")...)
+}
+
+// scrub restores in the foreground, once from an image that is well and once from one that is not.
+func (i *images) scrub(t *testing.T) {
+	bad := i.copy(t)
+	_, at := storedPage(t, open(t, bad), "ram0")
+	flip(t, bad, at)
+	for image, want := range map[string]string{i.image: "is whole", bad: "damaged: page"} {
+		args := append([]string{"restore", "--scrub", image, "--", i.v.Program}, i.v.ArgsIn(t.TempDir())...)
+		c := exec.Command(program, args...)
+		said, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Stderr = w
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		said.SetReadDeadline(time.Now().Add(time.Minute))
+		var text bytes.Buffer
+		for b := make([]byte, 4096); !strings.Contains(text.String(), want); {
+			n, err := said.Read(b)
+			text.Write(b[:n])
+			if err != nil {
+				t.Errorf("%v; it said %q, want %q", err, text.String(), want)
+				break
+			}
+		}
+		c.Process.Signal(syscall.SIGTERM)
+		io.Copy(io.Discard, said)
+		c.Wait()
+		said.Close()
+	}
+}
+
+// seal seals what QEMU itself wrote.
+func (i *images) seal(t *testing.T) {
+	image := filepath.Join(i.dir, "qemu")
+	saveByQEMU(t, i.v, image)
+	refused(t, 1, []string{"no seal", "ramjet seal"}, "verify", image)
+	r := must[snapshot.SealResult](t, "seal", image)
+	if got := must[snapshot.VerifyResult](t, "verify", image); got.ID != r.ID || got.PagesChecked != r.PagesStored || r.Format != "qemu" {
+		t.Errorf("sealed %+v, verified %+v", r, got)
+	}
+	refused(t, 1, []string{"sealed already", r.ID}, "seal", image)
+}
+
+// saveByQEMU has QEMU write an image, without ramjet.
+func saveByQEMU(t *testing.T, v *vm.VM, image string) {
+	t.Helper()
+	for _, c := range []struct {
+		command string
+		args    map[string]any
+	}{
+		{"migrate-set-capabilities", map[string]any{"capabilities": []any{map[string]any{"capability": "mapped-ram", "state": true}}}},
+		{"migrate-set-parameters", map[string]any{"max-bandwidth": 0}},
+		{"migrate", map[string]any{"uri": "file:" + image}},
+	} {
+		if err := v.Execute(c.command, c.args, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		var m struct{ Status string }
+		if err := v.Execute("query-migrate", nil, &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Status == "completed" {
+			return
+		}
+		if m.Status == "failed" || time.Now().After(deadline) {
+			t.Fatalf("QEMU's own save: %s", m.Status)
+		}
+	}
+}
