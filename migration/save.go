@@ -178,3 +178,12 @@ func (s *Save) save(ctx context.Context, c *channel, j job) error {
 	}
 	return nil
 }
+
+// Holes is how many pages, after the last Run, are stored as holes: zero, and not so in the base.
+func (s *Save) Holes() int64 {
+	var n int64
+	for i, stored := range s.Stored {
+		n += stored.Count() - s.written[i].Count()
+	}
+	return n
+}

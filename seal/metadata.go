@@ -49,6 +49,8 @@ type Block struct {
 	Length      int64  `json:"length"`       // bytes, a multiple of PageSize
 	PageSize    int64  `json:"page_size"`    // bytes
 	PagesStored int64  `json:"pages_stored"` // pages whose bit is set
+	// Whole says, in a diff, that the block does not build on the base: what is not stored of it is zero.
+	Whole bool `json:"whole,omitempty"`
 }
 
 // Base names the image that a diff builds on.

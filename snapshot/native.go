@@ -23,15 +23,16 @@ type native struct {
 	blocks   []qemu.RAMBlock
 	memory   []guestmem.Memory
 	layout   *mappedram.Layout
-	sums     *migration.Sums
-	stored   []mappedram.Bitmap
+	bases    []*migration.Base // nil for a block that is saved whole
+	verified bool              // the base's seal was read
+	engine   *migration.Save   // nil until the first pages are saved
 	sections []byte
 }
 
 func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 	n := &native{save: s}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.open(s.vm.Blocks); err != nil {
+	if err := n.open(ctx, s.vm.Blocks); err != nil {
 		return id, err
 	}
 	state, err := s.vm.NewStateFile(ctx)
@@ -53,9 +54,11 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 	return n.complete()
 }
 
-// open gets at the memory of blocks and lays the image out for them.
-func (n *native) open(blocks []qemu.RAMBlock) (err error) {
-	n.closeMemory()
+// open gets at the memory of blocks and lays the image out for them. What was saved of others before is forgotten.
+func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
+	if err := n.close(); err != nil {
+		return err
+	}
 	n.blocks = blocks
 	var laid []mappedram.Block
 	for _, b := range blocks {
@@ -67,8 +70,10 @@ func (n *native) open(blocks []qemu.RAMBlock) (err error) {
 		laid = append(laid, mappedram.Block{Name: b.Name, Length: b.Used})
 	}
 	config := vmstate.Config{MachineType: n.vm.MachineType, Capabilities: []string{"mapped-ram"}}
-	n.layout, err = mappedram.NewLayout(0, config, laid)
-	return err
+	if n.layout, err = mappedram.NewLayout(0, config, laid); err != nil {
+		return err
+	}
+	return n.findBases(ctx)
 }
 
 // paused is what happens while the guest stands still.
@@ -82,7 +87,7 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 		return err
 	}
 	if !slices.Equal(blocks, n.blocks) {
-		if err := n.open(blocks); err != nil {
+		if err := n.open(ctx, blocks); err != nil {
 			return err
 		}
 	}
@@ -100,28 +105,38 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 	return nil
 }
 
+// savePages writes all that is not in the image yet.
 func (n *native) savePages(ctx context.Context) error {
-	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
-	if err := n.target.file.Truncate(n.layout.RAMEnd); err != nil {
-		return err
+	if n.engine == nil {
+		if err := n.newEngine(); err != nil {
+			return err
+		}
+	}
+	defer n.Progress.follow(&n.engine.Progress)()
+	return n.engine.Run(ctx)
+}
+
+func (n *native) newEngine() error {
+	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first. It
+	// holds nothing, whatever was written into it for other blocks.
+	for _, size := range []int64{0, n.layout.RAMEnd} {
+		if err := n.target.file.Truncate(size); err != nil {
+			return err
+		}
 	}
 	f, err := scratch(filepath.Dir(n.Image))
 	if err != nil {
 		return err
 	}
-	n.sums = migration.NewSums(f, n.layout.Blocks)
-	e := &migration.Save{
+	n.engine = &migration.Save{
 		Layout: n.layout,
 		Memory: n.memory,
+		Base:   n.bases,
 		Image:  n.target,
 		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth},
-		Sums:   n.sums,
+		Sums:   migration.NewSums(f, n.layout.Blocks),
 	}
-	stop := n.Progress.follow(&e.Progress)
-	err = e.Run(ctx)
-	stop()
-	n.stored = e.Stored
-	return err
+	return nil
 }
 
 // complete writes all but the pages, when the guest runs again.
@@ -130,7 +145,7 @@ func (n *native) complete() (id seal.ID, err error) {
 	if err := n.layout.WriteHeaders(w); err != nil {
 		return id, err
 	}
-	for i, b := range n.stored {
+	for i, b := range n.engine.Stored {
 		if err := n.layout.WriteBitmap(w, i, b); err != nil {
 			return id, err
 		}
@@ -153,31 +168,35 @@ func (n *native) complete() (id seal.ID, err error) {
 func (n *native) seal(end int64) (id seal.ID, err error) {
 	m := n.metadata()
 	m.Format = "ramjet"
-	bitmap := func(i int) (mappedram.Bitmap, error) { return n.stored[i], nil }
+	bitmap := func(i int) (mappedram.Bitmap, error) { return n.engine.Stored[i], nil }
 	if m.StreamHash, err = n.layout.StreamHash(bitmap, n.sections, nil); err != nil {
 		return id, err
 	}
 	for i, b := range n.layout.Blocks {
-		count := n.stored[i].Count()
-		m.Blocks = append(m.Blocks, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: count})
+		m.Blocks = append(m.Blocks, seal.Block{
+			Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: n.engine.Stored[i].Count(),
+			Whole: n.base != nil && n.bases[i] == nil,
+		})
 	}
 	n.count(m.Blocks)
-	return writeSeal(n.target.file, end, m, n.stored, n.sums)
+	if n.base != nil {
+		m.Base = &seal.Base{ID: n.base.Seal.ID, Path: n.base.path}
+		zero := n.engine.Holes()
+		n.result.PagesZero, n.result.PagesStored = zero, n.result.PagesStored-zero
+		n.result.BytesStored -= zero * mappedram.PageSize
+	}
+	return writeSeal(n.target.file, end, m, n.engine.Stored, n.engine.Sums)
 }
 
-func (n *native) closeMemory() error {
+// close gives up what open and newEngine made.
+func (n *native) close() error {
 	var err error
 	for _, m := range n.memory {
 		err = errors.Join(err, m.Close())
 	}
-	n.memory = nil
-	return err
-}
-
-func (n *native) close() error {
-	err := n.closeMemory()
-	if n.sums != nil {
-		err = errors.Join(err, n.sums.Close())
+	if n.engine != nil {
+		err = errors.Join(err, n.engine.Sums.Close())
 	}
+	n.memory, n.engine = nil, nil
 	return err
 }

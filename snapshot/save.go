@@ -51,9 +51,10 @@ type SaveOptions struct {
 	Then          Then
 	Channels      int // 1 to 255; 0: chosen
 	Direct        directio.Mode
-	MaxBandwidth  int64 // bytes a second; 0: no limit
-	NoCommandLine bool  // do not record how the VM was started
-	Force         bool  // replace an existing image
+	MaxBandwidth  int64  // bytes a second; 0: no limit
+	NoCommandLine bool   // do not record how the VM was started
+	Force         bool   // replace an existing image
+	Base          string // write only what differs from this image; empty: a whole image
 
 	Progress *Progress      // optional
 	Log      func(s string) // optional: what is decided, for people
@@ -68,14 +69,14 @@ type SaveResult struct {
 	Channels       int     `json:"channels"`
 	PagesTotal     int64   `json:"pages_total"`
 	PagesStored    int64   `json:"pages_stored"`
-	PagesZero      int64   `json:"pages_zero"` // total less stored: zero, or never touched
+	PagesZero      int64   `json:"pages_zero"` // zero, or never touched; in a diff those that are so and are not in the base
 	BytesStored    int64   `json:"bytes_stored"`
 	BytesLogical   int64   `json:"bytes_logical"`
 	PauseSeconds   float64 `json:"pause_seconds"`   // from stop to cont; 0 if the VM was paused before
 	SaveSeconds    float64 `json:"save_seconds"`    // start to the last byte handed to the kernel
 	DurableSeconds float64 `json:"durable_seconds"` // start to published
 	BytesPerSecond float64 `json:"bytes_per_second"`
-	Base           *string `json:"base"`
+	Base           *string `json:"base"` // the image that a diff builds on
 }
 
 // save is one Save under way.
@@ -83,6 +84,7 @@ type save struct {
 	SaveOptions
 	began  time.Time
 	vm     *qemu.VM
+	base   *openedImage // nil: the image will be whole
 	target *target
 	io     directio.Decision
 	pause  *pause
@@ -110,6 +112,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if s.Image, err = filepath.Abs(s.Image); err != nil {
 		return err
 	}
+	if err := s.openBase(); err != nil {
+		return err
+	}
 	s.Progress.phase("attaching")
 	if s.target, err = newTarget(s.Image, s.Force); err != nil {
 		return err
@@ -124,6 +129,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if err := s.chooseEngine(ctx); err != nil {
+		return err
+	}
+	if err := s.checkBase(); err != nil {
 		return err
 	}
 	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
@@ -191,7 +199,11 @@ func (s *save) count(blocks []seal.Block) {
 
 func (s *save) finish() {
 	r := s.result
-	r.PagesZero = r.PagesTotal - r.PagesStored
+	if s.base == nil {
+		r.PagesZero = r.PagesTotal - r.PagesStored
+	} else {
+		r.Base = &s.base.path
+	}
 	r.PauseSeconds = s.pause.length.Seconds()
 	r.DurableSeconds = time.Since(s.began).Seconds()
 	if r.SaveSeconds > 0 {
@@ -231,6 +243,9 @@ func (s *save) close() error {
 	}
 	if s.target != nil {
 		s.target.Discard()
+	}
+	if s.base != nil {
+		s.base.file.Close()
 	}
 	return err
 }

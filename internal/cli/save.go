@@ -23,10 +23,15 @@ func (a *app) save() *cobra.Command {
 
 The VM is any QEMU with a QMP socket that nobody else is connected to. It stands still while its memory is written
 and goes on then; its disks are not part of the image. Whatever goes wrong, the VM runs on and no
-half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.`,
+half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.
+
+With --base IMAGE is a diff: only the pages that are not as in another image. A VM that was restored instantly from
+that image knows which; of any other VM all pages are read and compared with the base's checksums. Restoring a diff
+takes both files.`,
 		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img
   ramjet save --pid 4711 --then quit vm1.img
-  ramjet save --qmp /run/vm1.qmp --force --json vm1.img`,
+  ramjet save --qmp /run/vm1.qmp --force --json vm1.img
+  ramjet save --qmp /run/vm1.qmp --base vm1.img vm1-tuesday.diff`,
 		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.Socket == "" && o.PID == 0 {
@@ -54,6 +59,7 @@ half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too
 	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
 	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
 	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
+	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
 	_ = c.RegisterFlagCompletionFunc("engine", fixed("auto", "ramjet", "qemu"))
 	_ = c.RegisterFlagCompletionFunc("then", fixed("resume", "stay", "quit"))
@@ -63,8 +69,12 @@ half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too
 
 // saved says a result to a person.
 func saved(r *snapshot.SaveResult) string {
-	return fmt.Sprintf("saved %s: %s of %s memory, pause %s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
-		r.Image, size(r.BytesStored), size(r.BytesLogical), seconds(r.PauseSeconds), seconds(r.DurableSeconds),
+	base := ""
+	if r.Base != nil {
+		base = fmt.Sprintf(" (with %s)", *r.Base)
+	}
+	return fmt.Sprintf("saved %s%s: %s of %s memory, pause %s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
+		r.Image, base, size(r.BytesStored), size(r.BytesLogical), seconds(r.PauseSeconds), seconds(r.DurableSeconds),
 		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels)
 }
 
