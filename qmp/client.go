@@ -24,6 +24,7 @@ const MaxFiles = 16
 type Client struct {
 	conn     *net.UnixConn
 	greeting Greeting
+	onEvent  func(Event) // may be nil
 
 	sendq  chan *call    // to the one writer
 	done   chan struct{} // closed when the connection is lost or closed

@@ -74,7 +74,8 @@ func (c *Client) QueryFDSets(ctx context.Context) ([]FDSet, error) {
 
 // Forward passes a request that a Server got on to this monitor, with its
 // arguments, its descriptors and its being out of band or not, and returns the
-// monitor's answer as a Handler does. A client for this is dialled with OOB.
+// monitor's answer as a Handler does. A client for this is dialled with OOB, and
+// with Server.Emit for Events, so that events keep their places between answers.
 func (c *Client) Forward(ctx context.Context, r *Request) (any, error) {
 	files := r.TakeFiles()
 	defer func() {

@@ -56,6 +56,10 @@ type Dialer struct {
 	GreetingTimeout time.Duration
 	// OOB enables out-of-band execution where the monitor offers it.
 	OOB bool
+	// Events, if not nil, is called with every event, in its place: before
+	// anything that the monitor said after it is handed out. It must return
+	// soon and must not call the client.
+	Events func(Event)
 }
 
 // Dial connects to the monitor that listens at path and negotiates, without
@@ -115,6 +119,7 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 		wait = GreetingTimeout
 	}
 	c := newClient(conn)
+	c.onEvent = d.Events
 	greeted := make(chan error, 1)
 	r := newLineReader(conn)
 	go func() { greeted <- c.readGreeting(r) }()

@@ -77,6 +77,9 @@ func (c *Client) Subscribe(events ...string) (<-chan Event, func()) {
 // publish gives an event to those who want it.
 func (c *Client) publish(m *message) {
 	e := Event{Name: m.Event, Data: m.Data, Time: m.Timestamp.time()}
+	if c.onEvent != nil {
+		c.onEvent(e)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := range c.subs {

@@ -20,8 +20,10 @@ func TestProxyQEMU(t *testing.T) {
 	dialRetry(t, path).Close()
 	var up *Client
 	var err error
+	front := new(Server)
+	dialer := Dialer{OOB: true, Events: func(e Event) { front.Emit(e) }}
 	for range 100 { // until QEMU has noticed that the first client left
-		if up, err = (Dialer{OOB: true}).Dial(t.Context(), path); err == nil {
+		if up, err = dialer.Dial(t.Context(), path); err == nil {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -30,13 +32,7 @@ func TestProxyQEMU(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer up.Close()
-	front := &Server{Greeting: up.Greeting(), Fallback: up.Forward}
-	events, _ := up.Subscribe()
-	go func() {
-		for e := range events {
-			front.Emit(e)
-		}
-	}()
+	front.Greeting, front.Fallback = up.Greeting(), up.Forward
 
 	near, far := pair(t)
 	served := make(chan error, 1)
