@@ -14,8 +14,7 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// Load brings pages from an image into memory that is all zeros, as that of a
-// VM that has not run.
+// Load brings pages from an image into the memory of a VM that has not run.
 type Load struct {
 	Blocks []LoadBlock
 	Image  directio.Opener
@@ -34,6 +33,7 @@ type LoadBlock struct {
 	Index  int // in the image, as Check is told
 	Stored mappedram.Bitmap
 	Memory guestmem.Memory // nil: the pages are only read, for Check
+	Clear  bool            // make zero what is not Stored
 }
 
 // Run does it.
@@ -68,12 +68,18 @@ func (l *Load) produce(emit func(job) error) error {
 				return err
 			}
 		}
+		if err := l.leftovers(i, emit); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
 func (l *Load) load(_ context.Context, c *channel, j job) error {
 	b := &l.Blocks[j.block]
+	if j.clear {
+		return b.clear(c, j.ranges)
+	}
 	for _, r := range j.ranges {
 		if err := l.loadRange(c, b, r); err != nil {
 			return fmt.Errorf("block %s: %w", b.Name, err)

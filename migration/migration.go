@@ -87,6 +87,7 @@ type job struct {
 	block   int
 	stretch int64 // its number within the block
 	ranges  []guestmem.Range
+	clear   bool // Load: nothing is stored for the ranges, they are to be zero
 }
 
 // channel is one way to the image with what belongs to it alone.

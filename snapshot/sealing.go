@@ -13,6 +13,7 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // writeSeal puts metadata and the stored pages' sums behind a stream that ends at end.
@@ -45,6 +46,9 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, fmt.Errorf("what QEMU wrote is no good: %w", err)
 	}
+	if err := s.putRunState(image); err != nil {
+		return id, err
+	}
 	params := migration.Params{Channels: s.Channels, Direct: s.io.Direct}
 	stored, sums, err := sumImage(ctx, image, s.target, params, filepath.Dir(s.Image), s.Progress)
 	if err != nil {
@@ -56,6 +60,23 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 	}
 	s.count(m.Blocks)
 	return writeSeal(s.target.file, image.StreamEnd, m, stored, sums)
+}
+
+// putRunState has the stream say what the VM did before the save. It was stopped for that, and QEMU wrote
+// down so (global_state_store), so it would come back paused.
+func (s *save) putRunState(image *mappedram.Image) error {
+	sections, err := image.DeviceSections()
+	if err != nil {
+		return err
+	}
+	err = vmstate.SetRunState(sections, s.pause.was)
+	if errors.Is(err, vmstate.ErrNoGlobalState) {
+		return nil // a machine type that does not store it: a loaded VM runs
+	}
+	if err == nil {
+		_, err = s.target.file.WriteAt(sections, image.SectionsOffset)
+	}
+	return err
 }
 
 // describe fills in what the metadata says of the stream itself.
