@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+)
+
+// blockSize of the plain loops, in bytes: as large as the engine's largest write.
+const blockSize = 4 << 20
+
+func (b *bench) diskLoop(flags int, move func(*directio.File, []byte, int64) (int, error)) (s Sample, err error) {
+	buf, err := directio.NewBuffer(blockSize)
+	if err != nil {
+		return s, err
+	}
+	defer buf.Free()
+	rand.NewChaCha8([32]byte{1}).Read(buf)
+	f, err := os.OpenFile(b.image, flags|unix.O_DIRECT, 0o600)
+	if err != nil {
+		return s, err
+	}
+	d, err := directio.NewFile(f)
+	if err != nil {
+		return s, err
+	}
+	defer d.Close()
+	settle()
+	cpu, began := ownCPU(), time.Now()
+	for at := int64(0); at < b.stored; at += blockSize {
+		if _, err := move(d, buf[:min(blockSize, b.stored-at)], at); err != nil {
+			return s, err
+		}
+	}
+	s.Total = time.Since(began).Seconds()
+	err = f.Sync()
+	s.Durable, s.CPU, s.Bytes = time.Since(began).Seconds(), ownCPU()-cpu, b.stored
+	return s, err
+}
+
+func diskWrite(_ context.Context, b *bench) (Sample, error) {
+	os.Remove(b.image)
+	return b.diskLoop(os.O_WRONLY|os.O_CREATE, func(f *directio.File, p []byte, at int64) (int, error) { return f.WriteAt(p, at) })
+}
+
+func diskRead(_ context.Context, b *bench) (Sample, error) {
+	os.Remove(b.image)
+	if _, err := b.diskLoop(os.O_WRONLY|os.O_CREATE, func(f *directio.File, p []byte, at int64) (int, error) { return f.WriteAt(p, at) }); err != nil {
+		return Sample{}, err
+	}
+	return b.diskLoop(os.O_RDONLY, func(f *directio.File, p []byte, at int64) (int, error) { return f.ReadAt(p, at) })
+}
+
+// fioWrite asks fio, with as many writes in flight as Ramjet has channels.
+func fioWrite(ctx context.Context, b *bench) (Sample, error) {
+	fio, err := exec.LookPath("fio")
+	if err != nil {
+		return Sample{}, fmt.Errorf("fio is not installed")
+	}
+	os.Remove(b.image)
+	settle()
+	out, err := exec.CommandContext(ctx, fio, "--name=limit", "--filename="+b.image, "--rw=write", "--bs=4M", "--direct=1",
+		fmt.Sprintf("--size=%d", b.stored&^(blockSize-1)), "--ioengine=libaio", "--iodepth=4", "--fallocate=none", "--output-format=json").Output()
+	if err != nil {
+		return Sample{}, fmt.Errorf("fio: %w", err)
+	}
+	var r struct {
+		Jobs []struct {
+			Write struct {
+				Bytes   int64 `json:"io_bytes"`
+				Runtime int64 `json:"runtime"` // ms
+			}
+			User float64 `json:"usr_cpu"` // per cent
+			Sys  float64 `json:"sys_cpu"`
+		}
+	}
+	text := string(out)
+	if i := strings.Index(text, "{"); i > 0 {
+		text = text[i:]
+	}
+	if err := json.Unmarshal([]byte(text), &r); err != nil || len(r.Jobs) == 0 || r.Jobs[0].Write.Runtime == 0 {
+		return Sample{}, fmt.Errorf("fio says nothing useful: %.80q", out)
+	}
+	j := r.Jobs[0]
+	total := float64(j.Write.Runtime) / 1000
+	return Sample{Total: total, Bytes: j.Write.Bytes, CPU: total * (j.User + j.Sys) / 100}, nil
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// migrated waits for the end of a migration in QEMU, either way.
+func migrated(ctx context.Context, c *qmp.Client, events <-chan qmp.Event) (bytes int64, err error) {
+	for {
+		var m struct {
+			Status string
+			Error  string `json:"error-desc"`
+			RAM    struct {
+				Normal int64 `json:"normal-bytes"`
+			}
+		}
+		if err := c.Execute(ctx, "query-migrate", nil, &m); err != nil {
+			return 0, err
+		}
+		switch m.Status {
+		case "completed":
+			return m.RAM.Normal, nil
+		case "failed", "cancelled":
+			return 0, errors.New(m.Error)
+		}
+		select {
+		case <-events:
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// setMigration is the configuration with which QEMU is fastest, but for the number of channels.
+func setMigration(ctx context.Context, c *qmp.Client, channels int, direct bool) error {
+	var caps []map[string]any
+	for _, name := range []string{"mapped-ram", "multifd", "events"} {
+		caps = append(caps, map[string]any{"capability": name, "state": true})
+	}
+	if err := c.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil); err != nil {
+		return err
+	}
+	return c.Execute(ctx, "migrate-set-parameters",
+		map[string]any{"multifd-channels": channels, "direct-io": direct, "max-bandwidth": 0}, nil)
+}
+
+// qemuSave measures QEMU's own migration to a file of a stopped guest.
+func qemuSave(channels int, direct bool) func(context.Context, *bench, *vm.VM) (Sample, error) {
+	return func(ctx context.Context, b *bench, v *vm.VM) (s Sample, err error) {
+		c, err := qmp.Dial(ctx, v.QMP)
+		if err != nil {
+			return s, err
+		}
+		defer c.Close()
+		if err := setMigration(ctx, c, channels, direct); err != nil {
+			return s, err
+		}
+		os.Remove(b.image)
+		settle()
+		events, stop := c.Subscribe("MIGRATION")
+		defer stop()
+		cpu, began := processCPU(v.PID), time.Now()
+		if err := c.Execute(ctx, "stop", nil, nil); err != nil {
+			return s, err
+		}
+		if err := c.Execute(ctx, "migrate", map[string]any{"uri": "file:" + b.image}, nil); err != nil {
+			return s, err
+		}
+		if s.Bytes, err = migrated(ctx, c, events); err != nil {
+			return s, err
+		}
+		s.Total, s.CPU = time.Since(began).Seconds(), processCPU(v.PID)-cpu
+		if err := c.Execute(ctx, "cont", nil, nil); err != nil {
+			return s, err
+		}
+		s.Pause = time.Since(began).Seconds()
+		s.Cache, err = cached(b.image)
+		return s, err
+	}
+}
+
+// qemuLoad measures QEMU's own load of an image that is not in the page cache, until the guest runs.
+func qemuLoad(channels int) func(context.Context, *bench) (Sample, error) {
+	return func(ctx context.Context, b *bench) (s Sample, err error) {
+		v, err := b.loadable(ctx, vm.Anonymous)
+		if err != nil {
+			return s, err
+		}
+		dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
+		if err != nil {
+			return s, err
+		}
+		defer os.RemoveAll(dir)
+		began := time.Now()
+		q := exec.CommandContext(ctx, v.Program, append(v.ArgsIn(dir), "-incoming", "defer")...)
+		if err := q.Start(); err != nil {
+			return s, err
+		}
+		defer func() { q.Process.Kill(); q.Wait() }()
+		c, err := dialNew(ctx, filepath.Join(dir, filepath.Base(v.QMP)))
+		if err != nil {
+			return s, err
+		}
+		defer c.Close()
+		if err := setMigration(ctx, c, channels, true); err != nil {
+			return s, err
+		}
+		events, stop := c.Subscribe("MIGRATION")
+		defer stop()
+		if err := c.Execute(ctx, "migrate-incoming", map[string]any{"uri": "file:" + b.image}, nil); err != nil {
+			return s, err
+		}
+		if _, err := migrated(ctx, c, events); err != nil {
+			return s, err
+		}
+		s.Total, s.CPU, s.Bytes = time.Since(began).Seconds(), processCPU(q.Process.Pid), b.stored
+		s.Cache, err = cached(b.image)
+		return s, err
+	}
+}
+
+// dialNew connects as soon as a QEMU that was just started listens.
+func dialNew(ctx context.Context, path string) (*qmp.Client, error) {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			if c, err := qmp.Dial(ctx, path); err == nil {
+				return c, nil
+			}
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("QEMU does not listen at %s: %w", path, ctx.Err())
+		}
+	}
+}

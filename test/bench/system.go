@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// settle lets what went before end, so that a row does not pay for another's dirty pages.
+func settle() { unix.Sync() }
+
+func pause() { time.Sleep(2 * time.Millisecond) }
+
+// ownCPU is the processor time that this process has used, in seconds.
+func ownCPU() float64 {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
+}
+
+// processCPU is another's, to ten milliseconds (proc_pid_stat(5)).
+func processCPU(pid int) float64 {
+	f := statFields(pid)
+	if len(f) < 13 {
+		return 0
+	}
+	user, _ := strconv.ParseFloat(f[11], 64)
+	system, _ := strconv.ParseFloat(f[12], 64)
+	return (user + system) / 100
+}
+
+// statFields are those behind the name, which may hold spaces.
+func statFields(pid int) []string {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	i := strings.LastIndexByte(string(b), ')')
+	if err != nil || i < 0 {
+		return nil
+	}
+	return strings.Fields(string(b[i+1:]))
+}
+
+func zombie(pid int) bool {
+	f := statFields(pid)
+	return len(f) > 0 && f[0] == "Z"
+}
+
+// cached is how many bytes of a file are in the page cache (cachestat(2), Linux 6.5).
+func cached(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	var c unix.Cachestat_t
+	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{}, &c, 0); err != nil {
+		return 0, fmt.Errorf("cannot tell what is cached: %w", err)
+	}
+	return int64(c.Cache) * int64(os.Getpagesize()), nil
+}
+
+// evict takes a file out of the page cache.
+func evict(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+}
+
+// machine describes where the figures come from.
+func machine(dir string) map[string]string {
+	m := map[string]string{"cpus": fmt.Sprint(runtime.NumCPU()), "go": runtime.Version()}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m["kernel"] = unix.ByteSliceToString(u.Release[:])
+	}
+	for _, line := range lines("/proc/cpuinfo") {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+			m["cpu"] = strings.TrimSpace(v)
+			break
+		}
+	}
+	if l := lines("/proc/meminfo"); len(l) > 0 {
+		m["memory"] = strings.TrimSpace(strings.TrimPrefix(l[0], "MemTotal:"))
+	}
+	if v, err := vm.Version(); err == nil {
+		m["qemu"] = fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2])
+	}
+	if out, err := exec.Command("stat", "-f", "-c", "%T", dir).Output(); err == nil {
+		m["filesystem"] = strings.TrimSpace(string(out))
+	}
+	return m
+}
+
+func lines(path string) []string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	return strings.Split(string(b), "\n")
+}
