@@ -70,7 +70,7 @@ func openBaseAt(diff *openedImage, want *seal.Base, path string) (*openedImage, 
 	return base, nil
 }
 
-// checkBaseOf checks everything of a base but its pages.
+// checkBaseOf checks that an image is the base that the diff names, by what both say.
 func checkBaseOf(diff, base *openedImage) error {
 	want := diff.base()
 	switch {
@@ -90,10 +90,18 @@ func checkBaseOf(diff, base *openedImage) error {
 			return fmt.Errorf("%w: its base %s has no block %s of %d bytes", mappedram.ErrDamaged, base.path, b.Name, b.Length)
 		}
 	}
-	if err := base.VerifyStream(); err != nil {
-		return fmt.Errorf("the base %s of %s: %w", base.path, diff.path, err)
-	}
 	return nil
+}
+
+// openBase opens the base of the image, if it is a diff.
+func (r *restore) openBase() (err error) {
+	switch {
+	case r.image.base() != nil:
+		r.base, err = openBaseOf(r.image, r.Base)
+	case r.Base != "":
+		err = fmt.Errorf("%s is whole, it builds on no base: leave --base out", r.Image)
+	}
+	return err
 }
 
 // short is enough of an id for people.

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
-	"github.com/ramjet-vm/ramjet/guestmem"
-	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -33,6 +31,7 @@ func (m *Mode) Set(s string) error { return oneOf(m, s, Instant, Eager) }
 // RestoreOptions are what Restore can be told. Only Image is required.
 type RestoreOptions struct {
 	Image    string
+	Base     string   // the base, if the image is a diff; where the diff says if empty
 	Mode     Mode     // Instant if empty
 	Command  []string // QEMU's arguments, or program and arguments; the recorded ones if nil
 	Socket   string   // where the new VM's monitor listens; where the arguments say if empty
@@ -74,6 +73,8 @@ func (v *VM) Signal(s os.Signal) { v.incoming.Signal(s) }
 type restore struct {
 	RestoreOptions
 	image   *openedImage
+	base    *openedImage // nil: the image is whole
+	kept    *openedImage // one of these that the VM closes
 	launch  qemu.Launch
 	outside map[string]bool // the blocks that do not come by the state stream
 	state   *stateStream
@@ -92,7 +93,7 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	if err := r.verify(ctx); err != nil {
 		return nil, err
 	}
-	if r.state, err = newStateStream(r.image, r.outside); err != nil {
+	if r.state, err = r.openState(); err != nil {
 		return nil, err
 	}
 	r.Progress.phase("starting QEMU")
@@ -110,7 +111,10 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	}}
 	in.Release()
 	if r.Scrub {
-		v.image, r.image = r.image, nil
+		if v.image = r.image; r.base != nil {
+			v.image = r.base // a diff was read and checked; the base is what the VM runs from
+		}
+		r.kept = v.image
 	}
 	return v, nil
 }
@@ -141,6 +145,9 @@ func openRestore(o RestoreOptions) (r *restore, err error) {
 		}
 	}()
 	if r.image, err = openImage(o.Image); err != nil {
+		return nil, err
+	}
+	if err := r.openBase(); err != nil {
 		return nil, err
 	}
 	if r.image.Config.PageBits != 0 {
@@ -193,7 +200,7 @@ func (r *restore) commandLine() (err error) {
 func (r *restore) placeMemory() error {
 	args := qemu.ParseArgs(r.launch.Args)
 	var mapped []qemu.MappedBlock
-	for _, b := range r.image.Blocks {
+	for i, b := range r.image.Blocks {
 		if !args.Mappable(b.Name) || b.PagesOffset == 0 {
 			continue
 		}
@@ -201,9 +208,11 @@ func (r *restore) placeMemory() error {
 			return err
 		}
 		r.outside[b.Name] = true
-		mapped = append(mapped, qemu.MappedBlock{
-			Name: b.Name, Size: b.Length, Offset: b.PagesOffset, Path: fmt.Sprintf("/proc/self/fd/%d", qemu.FirstFile),
-		})
+		file := 0
+		if r.fromBase(i) {
+			file, b = 1, r.base.Blocks[r.base.Index(b.Name)]
+		}
+		mapped = append(mapped, qemu.MappedBlock{Name: b.Name, Size: b.Length, Offset: b.PagesOffset, Path: inherited(file)})
 	}
 	if r.Mode == Eager {
 		return nil
@@ -214,8 +223,14 @@ func (r *restore) placeMemory() error {
 	}
 	r.launch.Args = changed.Words()
 	r.launch.Files = []*os.File{r.image.file}
+	if r.base != nil {
+		r.launch.Files = append(r.launch.Files, r.base.file)
+	}
 	return nil
 }
+
+// inherited is the path of one of the launch's files within QEMU.
+func inherited(file int) string { return fmt.Sprintf("/proc/self/fd/%d", qemu.FirstFile+file) }
 
 // load brings memory and devices into a QEMU that waits, and lets it run.
 func (r *restore) load(ctx context.Context, in *qemu.Incoming) error {
@@ -270,52 +285,11 @@ func (r *restore) compare(blocks []qemu.RAMBlock) error {
 // resizable blocks are firmware tables whose length QEMU settles while a machine starts (rom_add_blob).
 func resizable(name string) bool { return strings.HasPrefix(name, "/rom@") }
 
-// fill reads the blocks that are outside the stream into QEMU's memory.
-func (r *restore) fill(ctx context.Context, in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
-	l := &migration.Load{Image: directio.Reopen{File: r.image.file}}
-	check := &pageCheck{image: r.image.Image, bad: refuseBad}
-	if r.image.Seal != nil {
-		l.Check = check.check
-	}
-	defer func() {
-		for _, b := range l.Blocks {
-			err = errors.Join(err, b.Memory.Close())
-		}
-	}()
-	for i, b := range r.image.Blocks {
-		if !r.outside[b.Name] {
-			continue
-		}
-		for _, q := range blocks {
-			if q.Name != b.Name {
-				continue
-			}
-			m, err := in.OpenMemory(q, guestmem.ReadWrite)
-			if err != nil {
-				return err
-			}
-			stored, err := r.image.Bitmap(i)
-			if err != nil {
-				m.Close()
-				return err
-			}
-			part := check.add(i, 0, b.Pages(), 0, stored)
-			part.Memory = m
-			l.Blocks = append(l.Blocks, part)
-		}
-	}
-	io, err := directio.Choose(r.Direct, l.Image, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct}
-	r.Progress.phase("loading memory")
-	return l.Run(ctx)
-}
-
 func (r *restore) close() {
-	if r.image != nil {
-		r.image.file.Close()
+	for _, image := range []*openedImage{r.image, r.base} {
+		if image != nil && image != r.kept {
+			image.file.Close()
+		}
 	}
 	if r.state != nil {
 		r.state.file.Close()

@@ -29,20 +29,29 @@ func (r *restore) verify(ctx context.Context) error {
 		}
 		return nil
 	}
-	err := error(nil)
+	if r.base != nil {
+		if err := r.verifyImage(ctx, r.base, r.Verify); err != nil {
+			return err
+		}
+	}
+	// All that a diff has is read anyway.
+	return r.verifyImage(ctx, r.image, r.Verify || r.base != nil)
+}
+
+func (r *restore) verifyImage(ctx context.Context, image *openedImage, pages bool) (err error) {
 	switch {
 	case r.Mode == Eager:
-		err = r.image.VerifyStream()
-	case r.Verify:
+		err = image.VerifyStream()
+	case pages:
 		// Through the page cache, if that is how it is: the guest is going to want the pages.
-		o := VerifyOptions{Image: r.Image, Channels: r.Channels, Direct: directio.Off, Progress: r.Progress}
-		_, err = verifyOpened(ctx, r.image, o)
+		o := VerifyOptions{Image: image.path, Channels: r.Channels, Direct: directio.Off, Progress: r.Progress}
+		_, err = verifyOpened(ctx, image, o)
 		return err
 	default:
-		err = r.image.VerifyState()
+		err = image.VerifyState()
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", r.Image, err)
+		return fmt.Errorf("%s: %w", image.path, err)
 	}
 	return nil
 }

@@ -11,17 +11,14 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// clean tells whether the image's pages that are not stored are holes for sure. Ramjet's own saves leave no others.
-func (m *openedImage) clean() bool { return m.Seal != nil && m.Seal.Format == "ramjet" }
-
 // stale finds the pages of a block of which the image holds something although they are zero: their bits are clear.
 // QEMU leaves such when a page became zero while it saved a VM that ran (ram_save_file_bmap). Mapped from the image
 // they would show; in the state stream, with their bits set and nothing written, they are zero again.
 func (m *openedImage) stale(i int) (mappedram.Bitmap, error) {
 	b := m.Blocks[i]
 	stale := mappedram.NewBitmap(b.Pages())
-	if m.clean() {
-		return stale, nil
+	if m.Seal != nil && m.Seal.Format == "ramjet" {
+		return stale, nil // what Ramjet saves has no such pages
 	}
 	stored, err := m.Bitmap(i)
 	if err != nil {

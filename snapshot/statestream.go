@@ -13,17 +13,27 @@ import (
 )
 
 // stateStream is a small mapped-ram stream made from an image, in memory: all the device state, and of the RAM
-// only the blocks that get into the VM by no other way. The others' bitmaps are empty, and QEMU leaves
+// only what gets into the VM by no other way. The bitmaps of blocks that do are empty, and QEMU leaves
 // their memory as it finds it (read_ramblock_mapped_ram).
+//
+// Over a base that is mapped a diff itself is that stream, as it is.
 type stateStream struct {
 	file       *os.File // open for reading only, as QEMU asks of a descriptor set
 	wasRunning bool
 }
 
-func newStateStream(image *openedImage, outside map[string]bool) (*stateStream, error) {
-	sections, err := image.DeviceSections()
+// openState makes the state stream.
+func (r *restore) openState() (*stateStream, error) {
+	sections, err := r.image.DeviceSections()
 	if err != nil {
 		return nil, err
+	}
+	s := &stateStream{wasRunning: wasRunning(sections)}
+	if whole, err := r.diffIsStream(); err != nil {
+		return nil, err
+	} else if whole {
+		s.file, err = directio.Reopen{File: r.image.file}.Open(os.O_RDONLY)
+		return s, err
 	}
 	fd, err := unix.MemfdCreate("ramjet-state", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -31,40 +41,48 @@ func newStateStream(image *openedImage, outside map[string]bool) (*stateStream, 
 	}
 	f := os.NewFile(uintptr(fd), "state stream")
 	defer f.Close()
-	if err := writeStateStream(f, image, sections, outside); err != nil {
+	if err := r.writeState(f, sections); err != nil {
 		return nil, fmt.Errorf("cannot make the state stream: %w", err)
 	}
-	r, err := directio.Reopen{File: f}.Open(os.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	return &stateStream{file: r, wasRunning: wasRunning(sections)}, nil
+	s.file, err = directio.Reopen{File: f}.Open(os.O_RDONLY)
+	return s, err
 }
 
-func writeStateStream(f *os.File, image *openedImage, sections []byte, outside map[string]bool) error {
-	blocks := make([]mappedram.Block, len(image.Blocks))
-	for i, b := range image.Blocks {
+// diffIsStream tells whether the image is a diff that QEMU can load as it is: all that it needs of the base is mapped, and
+// nothing that it has itself is.
+func (r *restore) diffIsStream() (bool, error) {
+	if r.base == nil || r.Mode == Eager || r.image.Offset != 0 {
+		return false, nil
+	}
+	for i, b := range r.image.Blocks {
+		if r.outside[b.Name] != r.fromBase(i) {
+			return false, nil
+		}
+		if !r.outside[b.Name] {
+			continue
+		}
+		stale, err := r.base.stale(r.base.Index(b.Name))
+		if err != nil || stale.Count() > 0 {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (r *restore) writeState(f *os.File, sections []byte) error {
+	blocks := make([]mappedram.Block, len(r.image.Blocks))
+	for i, b := range r.image.Blocks {
 		blocks[i] = mappedram.Block{Name: b.Name, Length: b.Length}
 	}
-	layout, err := mappedram.NewLayout(0, image.Config, blocks)
+	layout, err := mappedram.NewLayout(0, r.image.Config, blocks)
 	if err != nil {
 		return err
 	}
 	if err := layout.WriteHeaders(f); err != nil {
 		return err
 	}
-	for i, b := range image.Blocks {
-		if outside[b.Name] {
-			continue
-		}
-		if err := copyBlock(f, layout.Blocks[i].PagesOffset, image, i); err != nil {
-			return err
-		}
-		stored, err := image.Bitmap(i)
-		if err != nil {
-			return err
-		}
-		if err := layout.WriteBitmap(f, i, stored); err != nil {
+	for i := range r.image.Blocks {
+		if err := r.writeBlock(f, layout, i); err != nil {
 			return err
 		}
 	}
@@ -74,23 +92,55 @@ func writeStateStream(f *os.File, image *openedImage, sections []byte, outside m
 	return layout.Publish(f)
 }
 
-// copyBlock copies a block's stored pages, and checks them if the image is sealed.
-func copyBlock(to *os.File, at int64, image *openedImage, i int) error {
-	stored, err := image.Bitmap(i)
+// settledSize bounds the blocks, in bytes, of which the stream sets every bit: ROMs and flash, which a
+// QEMU fills itself when it starts, with another firmware than the saved VM had perhaps. Zero pages are holes in
+// the stream. Larger ones, video memory above all, begin as zeros.
+const settledSize = 8 << 20
+
+// writeBlock copies what of a block has to be in the stream.
+func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) error {
+	outside := r.outside[r.image.Blocks[i].Name]
+	if outside && r.Mode == Eager {
+		return nil
+	}
+	sources, err := r.sources(i)
 	if err != nil {
 		return err
 	}
-	b := image.Blocks[i]
-	check := &pageCheck{image: image.Image, bad: refuseBad}
-	part := check.add(i, 0, b.Pages(), 0, stored)
+	all := mappedram.NewBitmap(r.image.Blocks[i].Pages())
+	if outside {
+		// The lowest is mapped. Of that only pages are wanted whose place in the file holds something and should not.
+		if all, err = sources[0].image.stale(sources[0].block); err != nil {
+			return err
+		}
+		sources = sources[1:]
+	} else if b := r.image.Blocks[i]; b.Length <= settledSize {
+		all.SetRange(0, b.Pages())
+	}
+	for _, s := range sources {
+		if err := s.copyTo(f, layout.Blocks[i].PagesOffset); err != nil {
+			return err
+		}
+		for k, w := range s.pages {
+			all[k] |= w
+		}
+	}
+	return layout.WriteBitmap(f, i, all)
+}
+
+// copyTo copies the pages to a file in which the block's begin at offset at, and checks them if the image is sealed.
+func (s source) copyTo(to *os.File, at int64) error {
+	b := s.image.Blocks[s.block]
+	check := &pageCheck{image: s.image.Image, bad: refuseBad}
+	part := s.part(check)
 	buf := make([]byte, 1<<20)
-	for first, end := range stored.Runs(b.Pages()) {
+	for first, end := range s.pages.Runs(b.Pages()) {
 		for off := first * b.PageSize; off < end*b.PageSize; {
 			p := buf[:min(int64(len(buf)), end*b.PageSize-off)]
-			if _, err := image.file.ReadAt(p, b.PagesOffset+off); err != nil {
+			if _, err := s.image.file.ReadAt(p, b.PagesOffset+off); err != nil {
 				return fmt.Errorf("block %s: %w", b.Name, err)
 			}
-			if image.Seal != nil {
+			if s.image.Seal != nil {
 				if err := check.check(part.Index, off/b.PageSize, p); err != nil {
 					return err
 				}

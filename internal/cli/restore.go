@@ -67,6 +67,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 	f := c.Flags()
 	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guest asks for it, or before it runs")
 	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
+	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
 	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before the VM runs (eager does so anyway)")
