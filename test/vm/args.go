@@ -54,7 +54,8 @@ func Accelerator() string { return cmp.Or(os.Getenv("RAMJET_ACCEL"), "tcg") }
 // kernelLine are the words of the kernel's command line that make it boot
 // quickly and print nothing that is not an accident.
 const kernelLine = "console=ttyS0 quiet panic=-1 rdinit=/init " +
-	"mitigations=off init_on_alloc=0 tsc=reliable no_timer_check random.trust_cpu=on 8250.nr_uarts=1 i8042.noaux i8042.nokbd audit=0"
+	"mitigations=off init_on_alloc=0 tsc=reliable no_timer_check random.trust_cpu=on 8250.nr_uarts=1 i8042.noaux i8042.nokbd " +
+	"audit=0 lsm= cryptomgr.notests ipv6.disable=1"
 
 // args builds QEMU's command line.
 func (c Config) args(v *VM, kernel, initrd string) ([]string, error) {

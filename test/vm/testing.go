@@ -56,9 +56,7 @@ func Run(t TB, c Config) *VM {
 // RunAttached is Attach for a test. The machine is killed when the test ends.
 func RunAttached(t TB, serialPath, qmpPath string) *VM {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	v, err := Attach(ctx, serialPath, qmpPath)
+	v, err := Attach(context.Background(), serialPath, qmpPath)
 	if err != nil {
 		t.Fatalf("attaching to a guest: %v", err)
 	}

@@ -167,10 +167,16 @@ func (v *VM) explain(err error) error {
 	return err
 }
 
+// AttachTimeout bounds Attach and Connect, whatever their contexts say.
+const AttachTimeout = time.Minute
+
 // Attach connects to a guest that was started or restored by others: to its
-// serial console and, when qmpPath is not empty, to its monitor, for as long as
-// each question to that takes. It returns when the guest answers.
+// serial console, which serves one connection at a time (see Close), and, when
+// qmpPath is not empty, to its monitor, for as long as each question to that
+// takes. It returns when the guest answers.
 func Attach(ctx context.Context, serialPath, qmpPath string) (*VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, AttachTimeout)
+	defer cancel()
 	v, err := Connect(ctx, serialPath, qmpPath)
 	if err != nil {
 		return nil, err
@@ -185,6 +191,8 @@ func Attach(ctx context.Context, serialPath, qmpPath string) (*VM, error) {
 // Connect is Attach for a guest that is paused: it does not wait for an answer.
 // What is sent to a machine that still loads its state is lost.
 func Connect(ctx context.Context, serialPath, qmpPath string) (*VM, error) {
+	ctx, cancel := context.WithTimeout(ctx, AttachTimeout)
+	defer cancel()
 	c, err := dialConsole(ctx, serialPath, nil)
 	if err != nil {
 		return nil, err
