@@ -30,6 +30,7 @@ func openImage(path string) (*openedImage, error) {
 		if m, err = mappedram.Open(f, st.Size()); err == nil {
 			return &openedImage{m, path, f}, nil
 		}
+		err = notAnImage(f, st.Size(), err)
 	}
 	f.Close()
 	return nil, fmt.Errorf("%s: %w", path, err)

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) inspect() *cobra.Command {
+	var o snapshot.InspectOptions
+	var m mapFlag
+	c := &cobra.Command{
+		Use:   "inspect [flags] IMAGE",
+		Short: "Say what is in an image",
+		Long: `Say what IMAGE is and where it came from: Ramjet's, QEMU's and libvirt's images. Of other files it says what they are,
+where that can be told, and exits with status 3.
+
+--map draws the guest's memory as wide as the terminal: each block of it, the pages that are stored, those that are zero,
+and in a diff those that changed and those that are as in its base.
+
+--device-state lists the sections of the device state and, where QEMU described them in the image (which it does in its
+own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
+		Example: `  ramjet inspect vm1.img
+  ramjet inspect --map vm1.img
+  ramjet inspect --map=vm1.svg vm1.img
+  ramjet inspect --json vm1.img | jq '.blocks[] | {name, pages_stored}'`,
+		Args: exactly(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.Image, o.Map = args[0], m.cells(a)
+			r, err := snapshot.Inspect(o)
+			if err != nil {
+				return err
+			}
+			return a.printMapped(r, inspected(o.Image, r), r.Map, m)
+		},
+	}
+	f := c.Flags()
+	m.register(c)
+	f.BoolVar(&o.DeviceState, "device-state", false, "list the sections of the device state, and their fields where they are described")
+	return c
+}
+
+// inspected says a result to a person.
+func inspected(path string, r *snapshot.InspectResult) string {
+	var s strings.Builder
+	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
+	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	line("image", "%s", path)
+	line("format", "%s", written(r))
+	if r.Libvirt != nil {
+		line("libvirt", "save image of version %d, format %s, domain %s", r.Libvirt.Version, r.Libvirt.Format, cmp.Or(domainName(r.Libvirt.XML), "without a name"))
+	}
+	line("machine", "%s%s", r.Machine, prefixed(", was ", r.RunState))
+	if r.Created != nil {
+		line("created", "%s", r.Created.Format(time.DateTime+" MST"))
+	}
+	switch {
+	case r.Sealed:
+		line("id", "%s", r.ID)
+	case r.Complete:
+		line("id", "none: not sealed (ramjet seal adds a seal)")
+	}
+	if r.Base != nil {
+		line("base", "%s, %s when this was made", r.Base.ID, r.Base.Path)
+	}
+	if !r.Complete {
+		line("incomplete", "%s", r.Incomplete)
+	}
+	var total int64
+	for _, b := range r.Blocks {
+		total += b.Length
+	}
+	line("memory", "%s, of which %s are stored (%s)", size(total), size(r.StoredBytes), percent(r.StoredBytes, total))
+	line("file", "%s, stream of %s at offset %d", size(r.FileBytes), size(r.StreamBytes), r.StreamOffset)
+	if r.Seal != nil && len(r.Seal.CommandLine) > 0 {
+		line("started as", "%s", shellQuote(append([]string{r.Seal.Executable}, r.Seal.CommandLine...)))
+		line("in", "%s", r.Seal.Cwd)
+	}
+	w.Flush()
+	s.WriteString("\n")
+	blockTable(&s, r)
+	if r.Devices != nil {
+		s.WriteString("\n")
+		deviceList(&s, r)
+	}
+	return s.String()
+}
+
+func prefixed(prefix, s string) string {
+	if s == "" {
+		return ""
+	}
+	return prefix + s
+}
+
+// written says who wrote an image.
+func written(r *snapshot.InspectResult) string {
+	by := map[string]string{"ramjet": "Ramjet", "qemu": "QEMU", "libvirt": "libvirt"}
+	kind := "mapped-ram image"
+	if r.Base != nil {
+		kind = "diff, mapped-ram image"
+	}
+	s := kind + ", written by " + cmp.Or(by[r.Format], r.Format)
+	switch {
+	case r.Seal == nil:
+		return s
+	case r.Format == "ramjet":
+		return s + prefixed(" ", r.Seal.RamjetVersion) + prefixed(" from QEMU ", r.QEMUVersion)
+	}
+	return s + prefixed(" ", r.QEMUVersion)
+}
+
+// domainName finds the name in libvirt's XML, for people only.
+func domainName(xml string) string {
+	_, rest, _ := strings.Cut(xml, "<name>")
+	name, _, ok := strings.Cut(rest, "</name>")
+	if !ok || len(name) > 255 {
+		return ""
+	}
+	return fmt.Sprintf("%.255q", name)
+}
+
+func percent(part, whole int64) string {
+	if whole == 0 {
+		return "0%"
+	}
+	return fmt.Sprintf("%.3g%%", 100*float64(part)/float64(whole))
+}
+
+// shownBlocks is how many blocks are listed for people; --json has all.
+const shownBlocks = 100
+
+func blockTable(s *strings.Builder, r *snapshot.InspectResult) {
+	w := tabwriter.NewWriter(s, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "size\tpages\tstored\t\tbitmap at\tpages at\t  block\n")
+	for i, b := range r.Blocks {
+		if i == shownBlocks {
+			fmt.Fprintf(w, "\t\t\t\t\t\t  and %d more\n", len(r.Blocks)-shownBlocks)
+			break
+		}
+		if b.Ignored {
+			fmt.Fprintf(w, "%s\t%d\tshared, not in the image\t\t\t\t  %s\n", size(b.Length), b.PagesTotal, b.Name)
+			continue
+		}
+		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\t  %s\n", size(b.Length), b.PagesTotal, b.PagesStored, percent(b.PagesStored, b.PagesTotal), b.BitmapOffset, b.PagesOffset, b.Name)
+	}
+	w.Flush()
+}
+
+// shownValue is how much of a field's value is shown to people.
+const shownValue = 100
+
+func deviceList(s *strings.Builder, r *snapshot.InspectResult) {
+	if !r.Described {
+		s.WriteString("device state (without a description of the fields, which only QEMU's own images have):\n")
+	} else {
+		s.WriteString("device state:\n")
+	}
+	for _, d := range r.Devices {
+		fmt.Fprintf(s, "%s (instance %d, version %d, %d bytes)\n", d.Name, d.Instance, d.Version, d.Bytes)
+		for _, f := range d.Fields {
+			v := f.Value
+			if len(v) > shownValue {
+				v = v[:shownValue] + "..."
+			}
+			fmt.Fprintf(s, "    %s %s = %s\n", f.Path, f.Type, v)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// InspectOptions are what Inspect can be told. Only Image is required.
+type InspectOptions struct {
+	Image       string
+	DeviceState bool // take the device state apart
+	Map         int  // draw the memory in at most so many cells; 0: not
+}
+
+// InspectResult is what `ramjet inspect --json` prints. Offsets and sizes are in bytes.
+type InspectResult struct {
+	Format       string         `json:"format"`       // who wrote it: ramjet, qemu, libvirt
+	Machine      string         `json:"machine"`      // QEMU's machine type
+	QEMUVersion  string         `json:"qemu_version"` // "" if the image does not say
+	StreamOffset int64          `json:"stream_offset"`
+	StreamBytes  int64          `json:"stream_bytes"`
+	FileBytes    int64          `json:"file_bytes"`
+	StoredBytes  int64          `json:"stored_bytes"` // of pages
+	Complete     bool           `json:"complete"`
+	Sealed       bool           `json:"sealed"`
+	ID           string         `json:"id"`      // "" if not sealed
+	Base         *seal.Base     `json:"base"`    // of a diff
+	Created      *time.Time     `json:"created"` // null if not sealed
+	Blocks       []InspectBlock `json:"blocks"`
+	Devices      []Device       `json:"devices,omitempty"` // with DeviceState
+
+	// What people are told besides.
+	Incomplete error              `json:"-"` // why Complete is false
+	Seal       *seal.Metadata     `json:"-"` // nil if not sealed
+	Libvirt    *mappedram.Libvirt `json:"-"` // nil if libvirt did not write it
+	Map        *Map               `json:"-"`
+	RunState   string             `json:"-"` // "running", "paused", ...; "" if not known
+	Described  bool               `json:"-"` // QEMU's own description is in the image
+}
+
+// InspectBlock is one block of guest memory.
+type InspectBlock struct {
+	Name         string `json:"name"`
+	Length       int64  `json:"length"`
+	PageSize     int64  `json:"page_size"`
+	BitmapOffset int64  `json:"bitmap_offset"`
+	PagesOffset  int64  `json:"pages_offset"`
+	PagesTotal   int64  `json:"pages_total"`
+	PagesStored  int64  `json:"pages_stored"`
+
+	Ignored bool `json:"-"` // saver and loader share it; it is not in the image
+}
+
+// Inspect says what is in an image. One whose headers are whole but which ends too early gets a result too, with
+// Complete false; of anything else that is no image the error says what it is.
+func Inspect(o InspectOptions) (*InspectResult, error) {
+	image, incomplete, err := openAnyImage(o.Image)
+	if err != nil {
+		return nil, err
+	}
+	defer image.file.Close()
+	r := &InspectResult{
+		Format: image.Format, Machine: image.Config.MachineType, StreamOffset: image.Offset,
+		StreamBytes: image.StreamEnd - image.Offset, FileBytes: image.FileSize,
+		Complete: image.Complete, Incomplete: incomplete, Libvirt: image.Libvirt, Described: image.DescriptionLength > 0,
+		Blocks: []InspectBlock{},
+	}
+	if s := image.Seal; s != nil {
+		r.Sealed, r.ID, r.QEMUVersion, r.Base, r.Created, r.Seal = true, s.ID.String(), s.QEMUVersion, s.Base, &s.Created, &s.Metadata
+	}
+	if err := r.inspect(image, o); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Image, err)
+	}
+	return r, nil
+}
+
+func (r *InspectResult) inspect(image *openedImage, o InspectOptions) error {
+	for i, b := range image.Blocks {
+		stored, err := image.StoredPages(i)
+		if err != nil {
+			return err
+		}
+		r.StoredBytes += stored * b.PageSize
+		r.Blocks = append(r.Blocks, InspectBlock{
+			b.Name, b.Length, b.PageSize, b.BitmapOffset, b.PagesOffset, b.Pages(), stored, b.Ignored,
+		})
+	}
+	if o.Map > 0 {
+		m, err := mapImage(image, o.Map)
+		if err != nil {
+			return err
+		}
+		r.Map = m
+	}
+	if r.Complete && image.SectionsLength <= maxShownState {
+		if sections, err := image.DeviceSections(); err == nil {
+			r.RunState, _ = vmstate.RunState(sections)
+		}
+	}
+	if !o.DeviceState {
+		return nil
+	}
+	var err error
+	r.Devices, err = deviceState(image)
+	return err
+}
+
+// openAnyImage is openImage for somebody who also wants to see an image that is not complete, and why it is not.
+func openAnyImage(path string) (image *openedImage, incomplete, err error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		var m *mappedram.Image
+		m, err = mappedram.Open(f, st.Size())
+		if err == nil || m != nil && errors.Is(err, mappedram.ErrIncomplete) {
+			return &openedImage{Image: m, path: path, file: f}, err, nil
+		}
+		err = notAnImage(f, st.Size(), err)
+	}
+	f.Close()
+	return nil, nil, fmt.Errorf("%s: %w", path, err)
+}
