@@ -92,7 +92,7 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 		}
 	}
 	n.Progress.phase("saving device state")
-	if n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.was); err != nil {
+	if n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.state()); err != nil {
 		return err
 	}
 	n.Progress.phase("saving memory")

@@ -38,6 +38,15 @@ func newPause(ctx context.Context, vm *qemu.VM, files []string) (*pause, error) 
 	return p, nil
 }
 
+// state is what an image says that the VM did. QEMU calls a VM that was paused, and that it has saved itself since,
+// by another name, which means something in that process only.
+func (p *pause) state() string {
+	if p.was == "postmigrate" {
+		return "paused"
+	}
+	return p.was
+}
+
 // order has the guardian take these descriptor sets away too, if we die.
 func (p *pause) order(sets ...int64) error {
 	p.orders.Sets = sets

@@ -69,7 +69,7 @@ func (s *save) putRunState(image *mappedram.Image) error {
 	if err != nil {
 		return err
 	}
-	err = vmstate.SetRunState(sections, s.pause.was)
+	err = vmstate.SetRunState(sections, s.pause.state())
 	if errors.Is(err, vmstate.ErrNoGlobalState) {
 		return nil // a machine type that does not store it: a loaded VM runs
 	}
