@@ -169,17 +169,18 @@ func (p *Properties) Delete(keys ...string) {
 func (p Properties) String(implied string) string {
 	parts := []string{}
 	if v, ok := p.vals[implied]; ok {
-		parts = append(parts, double(v))
+		parts = append(parts, Double(v))
 	}
 	for _, k := range p.keys {
 		if k != implied {
-			parts = append(parts, k+"="+double(p.vals[k]))
+			parts = append(parts, k+"="+Double(p.vals[k]))
 		}
 	}
 	return strings.Join(parts, ",")
 }
 
-func double(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+// Double writes a text as part of an option's value, where a comma is doubled.
+func Double(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // monitor is one that a command line asks for.
 type monitor struct {

@@ -36,12 +36,26 @@ const monitorFD = FirstFile - 1
 // FinalArgs is the command line that QEMU gets: Args without what would make it do anything else than wait for
 // its state, with our monitor and the user's.
 func (l *Launch) FinalArgs() Args {
+	args := l.usersArgs().With("chardev", fmt.Sprintf("socket,id=ramjet,fd=%d", monitorFD)).With("mon", "chardev=ramjet,mode=control")
+	return append(args.With("incoming", "defer"), Arg{Name: "S"})
+}
+
+// LoadingArgs is a command line with which QEMU loads a stream in the file path by itself, without us.
+func (l *Launch) LoadingArgs(path string, paused bool) Args {
+	args := l.usersArgs().With("global", "migration.mapped-ram=on").With("incoming", "file:"+path)
+	if paused {
+		args = append(args, Arg{Name: "S"})
+	}
+	return args
+}
+
+// usersArgs is Args with the user's monitor, without what would start the machine in another way.
+func (l *Launch) usersArgs() Args {
 	args := ParseArgs(l.Args).Without("incoming", "S", "daemonize")
 	if l.Socket != "" {
-		args = args.withoutQMP().With("qmp", "unix:"+double(l.Socket)+",server=on,wait=off")
+		args = args.withoutQMP().With("qmp", "unix:"+Double(l.Socket)+",server=on,wait=off")
 	}
-	args = args.With("chardev", fmt.Sprintf("socket,id=ramjet,fd=%d", monitorFD)).With("mon", "chardev=ramjet,mode=control")
-	return append(args.With("incoming", "defer"), Arg{Name: "S"})
+	return args
 }
 
 // CheckSockets refuses monitor sockets that somebody still serves: QEMU would take the path away from a VM

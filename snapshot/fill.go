@@ -5,6 +5,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -114,5 +115,8 @@ func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[i
 		return err
 	}
 	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct}
-	return l.Run(ctx)
+	if err := l.Run(ctx); err != nil {
+		return fmt.Errorf("%s: %w", image.path, err)
+	}
+	return nil
 }

@@ -119,50 +119,42 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	return v, nil
 }
 
-// PrintCommand is the command line that Restore would run, as words; descriptors that it would inherit show as
-// the paths that they stand for.
-func PrintCommand(o RestoreOptions) ([]string, error) {
-	r, err := openRestore(o)
-	if err != nil {
-		return nil, err
-	}
-	defer r.close()
-	words := append([]string{r.launch.Executable}, r.launch.FinalArgs().Words()...)
-	return words, nil
-}
-
-func openRestore(o RestoreOptions) (r *restore, err error) {
+func openRestore(o RestoreOptions) (*restore, error) {
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
 	if o.Mode == "" {
 		o.Mode = Instant
 	}
-	r = &restore{RestoreOptions: o, outside: map[string]bool{}}
-	defer func() {
-		if err != nil {
-			r.close()
-		}
-	}()
-	if r.image, err = openImage(o.Image); err != nil {
+	r := &restore{RestoreOptions: o, outside: map[string]bool{}}
+	if err := r.open(); err != nil {
+		r.close()
 		return nil, err
 	}
-	if err := r.openBase(); err != nil {
-		return nil, err
+	return r, nil
+}
+
+// open opens the files and settles the command line.
+func (r *restore) open() (err error) {
+	if r.image, err = openImage(r.Image); err != nil {
+		return err
 	}
 	if r.image.Config.PageBits != 0 {
-		return nil, fmt.Errorf("%s is of another architecture than x86_64, which is the only one that Ramjet restores", o.Image)
+		return fmt.Errorf("%s is of another architecture than x86_64, which is the only one that Ramjet restores", r.Image)
+	}
+	if err := r.openBase(); err != nil {
+		return err
 	}
 	if err := r.commandLine(); err != nil {
-		return nil, err
+		return err
 	}
-	r.launch.Detach = o.Detach
-	if o.Socket != "" {
-		if r.launch.Socket, err = filepath.Abs(o.Socket); err != nil {
-			return nil, err
+	r.launch.Detach = r.Detach
+	if r.Socket != "" {
+		if r.launch.Socket, err = filepath.Abs(r.Socket); err != nil {
+			return err
 		}
 	}
-	return r, r.placeMemory()
+	return r.placeMemory()
 }
 
 // commandLine takes the words after "--", or the recorded ones.
