@@ -49,20 +49,30 @@ func (m *Map) cells(blocks []mappedram.Block) (n int64) {
 func (m *Map) in(b mappedram.Block) int64 { return (b.Pages() + m.PagesPerCell - 1) / m.PagesPerCell }
 
 // add counts the pages first to end-1 of a block.
-func (m *Map) add(block int, first, end int64, kind func(*Cell) *int64) {
+func (m *Map) add(block int, first, end int64, kind pageKind) {
 	cells := m.Blocks[block].Cells
 	for first < end {
 		cell := first / m.PagesPerCell
 		n := min(end, (cell+1)*m.PagesPerCell) - first
-		*kind(&cells[cell]) += n
+		*cells[cell].of(kind) += n
 		first += n
 	}
 }
 
-func data(c *Cell) *int64    { return &c.Data }
-func zero(c *Cell) *int64    { return &c.Zero }
-func absent(c *Cell) *int64  { return &c.Absent }
-func changed(c *Cell) *int64 { return &c.Changed }
+// pageKind is what a page is on a map.
+type pageKind int
+
+const (
+	dataPage pageKind = iota
+	zeroPage
+	absentPage
+	changedPage
+)
+
+// of is the count of a kind's pages.
+func (c *Cell) of(k pageKind) *int64 {
+	return [...]*int64{&c.Data, &c.Zero, &c.Absent, &c.Changed}[k]
+}
 
 // windowPages is how many pages' bits are looked at at a time: 4 GiB of memory, 128 KiB of bitmap.
 const windowPages = 1 << 20
@@ -71,13 +81,13 @@ const windowPages = 1 << 20
 func mapImage(image *openedImage, limit int) (*Map, error) {
 	m := newMap(image.Blocks, limit)
 	for i, b := range image.Blocks {
-		stored, others := data, zero
+		stored, others := dataPage, zeroPage
 		switch {
 		case b.Ignored:
-			m.add(i, 0, b.Pages(), absent)
+			m.add(i, 0, b.Pages(), absentPage)
 			continue
 		case image.buildsOnBase(i):
-			stored, others = changed, absent
+			stored, others = changedPage, absentPage
 		}
 		for first := int64(0); first < b.Pages(); first += windowPages {
 			n := min(windowPages, b.Pages()-first)

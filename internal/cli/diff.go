@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) diff() *cobra.Command {
+	var o snapshot.DiffOptions
+	var m mapFlag
+	ranges := false
+	c := &cobra.Command{
+		Use:   "diff [flags] IMAGE IMAGE",
+		Short: "Say which pages of two images differ",
+		Long: `Compare the guest memory and the device state of two images, block by block. The pages of a sealed image are not read:
+the sums in its seal tell. A diff is compared as what it stands for, with its base.
+
+The exit status is 0 whether they differ or not: --json tells in "same" and "pages_differ".`,
+		Example: `  ramjet diff before.img after.img
+  ramjet diff --ranges before.img after.img
+  ramjet diff --map before.img after.img
+  ramjet diff --json before.img after.img | jq -e .same`,
+		Args: exactly(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.A, o.B, o.Map = args[0], args[1], m.cells(a)
+			done := a.show(&o.Progress)
+			r, err := snapshot.Diff(c.Context(), o)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.printMapped(r, differing(r, ranges), r.Map, m)
+		},
+	}
+	f := c.Flags()
+	m.register(c)
+	f.BoolVar(&ranges, "ranges", false, "list the ranges of pages that differ")
+	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
+	return c
+}
+
+// differing says a result to a person.
+func differing(r *snapshot.DiffResult, ranges bool) string {
+	var s strings.Builder
+	how := func(i snapshot.DiffImage) string {
+		return map[bool]string{true: "by the sums in its seal", false: "read, it has no seal"}[i.Sums]
+	}
+	fmt.Fprintf(&s, "a: %s (%s)\nb: %s (%s)\n", r.A.Image, how(r.A), r.B.Image, how(r.B))
+	if r.A.Machine != r.B.Machine {
+		fmt.Fprintf(&s, "machines differ: %s and %s\n", r.A.Machine, r.B.Machine)
+	}
+	fmt.Fprintf(&s, "%d of %d pages differ (%s, %s), the device state %s\n\n", r.PagesDiffer, r.PagesTotal,
+		percent(r.PagesDiffer, r.PagesTotal), size(r.BytesDiffer), map[bool]string{true: "differs", false: "is the same"}[r.DevicesDiffer])
+	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "pages\tdiffer\t\t  block\n")
+	for i, b := range r.Blocks {
+		if i == shownBlocks {
+			fmt.Fprintf(w, "\t\t\t  and %d more\n", len(r.Blocks)-shownBlocks)
+			break
+		}
+		only := ""
+		if b.OnlyIn != "" {
+			only = " (only in " + b.OnlyIn + ")"
+		}
+		fmt.Fprintf(w, "%d\t%d\t%s\t  %s%s\n", b.PagesTotal, b.PagesDiffer, percent(b.PagesDiffer, b.PagesTotal), b.Name, only)
+	}
+	w.Flush()
+	if ranges {
+		s.WriteString("\nfirst page, number of pages, block:\n")
+		for _, g := range r.Ranges {
+			fmt.Fprintf(&s, "%d %d %s\n", g.First, g.Pages, g.Block)
+		}
+		if !r.RangesComplete {
+			fmt.Fprintf(&s, "and more: these are the first %d ranges\n", len(r.Ranges))
+		}
+	}
+	return s.String()
+}
