@@ -16,7 +16,9 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -52,6 +54,12 @@ type Params struct {
 	Channels     int   // 1 to MaxChannels; 0: DefaultChannels
 	Direct       bool  // page data with O_DIRECT
 	MaxBandwidth int64 // bytes of page data a second; 0: no limit
+
+	// Small is how few bytes of neighbouring pages, fewer than that, a Save with Direct writes through the page cache all the
+	// same; 0: none. An O_DIRECT write waits for the device and, where it fills a hole, for the file system's journal:
+	// for thousands of single pages, each between holes, that takes ten times as long as it takes the page
+	// cache to collect them and write them back.
+	Small int64
 }
 
 func (p Params) channels() int {
@@ -92,13 +100,27 @@ type job struct {
 
 // channel is one way to the image with what belongs to it alone.
 type channel struct {
-	file *directio.File
-	buf  directio.Buffer
+	file  *directio.File
+	small *directio.File // for runs of fewer than limit bytes; nil: for none
+	limit int64
+	buf   directio.Buffer
 }
 
 func (c *channel) close() error {
 	c.buf.Free()
-	return c.file.Close()
+	err := c.file.Close()
+	if c.small != nil {
+		err = errors.Join(err, c.small.Close())
+	}
+	return err
+}
+
+// way is the file for a run of n bytes.
+func (c *channel) way(n int) *directio.File {
+	if c.small != nil && int64(n) < c.limit {
+		return c.small
+	}
+	return c.file
 }
 
 // openChannels opens n descriptions of the image. Page I/O is O_DIRECT on all of them or on none.
@@ -108,22 +130,35 @@ func openChannels(o directio.Opener, flags int, p Params) (cs []*channel, err er
 			closeChannels(cs)
 		}
 	}()
-	if p.Direct {
-		flags |= unix.O_DIRECT
-	}
 	for range p.channels() {
-		f, err := directio.Open(o, flags)
+		c, err := openChannel(o, flags, p)
 		if err != nil {
 			return cs, err
 		}
-		buf, err := directio.NewBuffer(stretch)
-		if err != nil {
-			f.Close()
-			return cs, err
-		}
-		cs = append(cs, &channel{f, buf})
+		cs = append(cs, c)
 	}
 	return cs, nil
+}
+
+func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error) {
+	c := &channel{limit: p.Small}
+	direct := flags
+	if p.Direct {
+		direct |= unix.O_DIRECT
+	}
+	if c.file, err = directio.Open(o, direct); err != nil {
+		return nil, err
+	}
+	if p.Direct && p.Small > 0 && flags == os.O_WRONLY {
+		c.small, err = directio.Open(o, flags)
+	}
+	if err == nil {
+		c.buf, err = directio.NewBuffer(stretch)
+	}
+	if err != nil {
+		return nil, errors.Join(err, c.close())
+	}
+	return c, nil
 }
 
 func closeChannels(cs []*channel) (err error) {

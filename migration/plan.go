@@ -139,7 +139,7 @@ func (p *plan) write(first int64, sums []uint64, pages []byte) error {
 		}
 	}
 	b := p.Layout.Blocks[p.block]
-	if err := p.limit.write(p.ctx, p.c.file, pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
+	if err := p.limit.write(p.ctx, p.c.way(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
 	}
 	n := int64(len(sums))

@@ -133,7 +133,7 @@ func (n *native) newEngine() error {
 		Memory: n.memory,
 		Base:   n.bases,
 		Image:  n.target,
-		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth},
+		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth, Small: 64 << 10},
 		Sums:   migration.NewSums(f, n.layout.Blocks),
 	}
 	return nil
