@@ -41,8 +41,9 @@ demo: build
 
 # Guests one package at a time: two emulated machines on few processors only wait for each other. -v, because their
 # tests print what they measured.
-test: unit
-	@$(SETUP); set -x; $(GO) test -v -count=1 -p 1 -timeout 15m $(TESTFLAGS) $(GUEST)
+test:
+	@$(SETUP); $(MAKE) --no-print-directory unit && \
+	$(GO) test -v -count=1 -p 1 -timeout 15m $(TESTFLAGS) $(GUEST)
 
 unit:
 	$(GO) test -count=1 -timeout 5m $(TESTFLAGS) $(UNIT)
