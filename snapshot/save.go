@@ -100,7 +100,16 @@ func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
 		return nil, err
 	}
 	err := s.run(ctx)
-	return s.result, errors.Join(err, s.close())
+	return s.result, s.explain(errors.Join(err, s.close()))
+}
+
+// explain says the one thing that matters where everything fails because there is no QEMU any more.
+func (s *save) explain(err error) error {
+	published := s.result.DurableSeconds > 0
+	if err == nil || published || !s.vm.Gone() {
+		return err
+	}
+	return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
 }
 
 // prepare does all that can fail before the guest is touched.
@@ -171,7 +180,7 @@ func (s *save) run(ctx context.Context) error {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}
 	s.Progress.phase("making it durable")
-	if err := s.target.Publish(); err != nil {
+	if err := s.target.Publish(s.io.Direct); err != nil {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}
 	s.result.ID = id.String()
