@@ -102,6 +102,8 @@ func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {
 	return p.pages.pages(p.addr, within, own)
 }
 
+func (p *privateFile) ReadChanged(buf []byte, off int64) error { return p.private.Read(buf, off) }
+
 func (p *privateFile) Backing() Backing { return p.backing }
 
 // Read takes the process's own pages from it and the others from the file, so that the process's page

@@ -27,6 +27,10 @@ type plan struct {
 
 	sums [stretchPages]uint64 // what the pages have for sums now
 	todo [stretchPages]action
+
+	// What goes to Sums for the stretch, in one piece at its end.
+	noted  [stretchPages]uint64
+	marked [stretchPages / 64]uint64 // which of these there are
 }
 
 type action uint8
@@ -42,7 +46,7 @@ func (p *plan) look(r guestmem.Range) error {
 	view := p.c.buf[:r.Len()]
 	for at := int64(0); at < r.Len(); at += piece {
 		part := view[at:min(at+piece, r.Len())]
-		if err := p.Memory[p.block].Read(part, r.Start+at); err != nil {
+		if err := p.read(part, r.Start+at); err != nil {
 			return err
 		}
 		if err := p.decide(r.Start/guestmem.PageSize, at/guestmem.PageSize, part); err != nil {
@@ -52,6 +56,14 @@ func (p *plan) look(r guestmem.Range) error {
 	first, n := r.Start/guestmem.PageSize, r.Len()/guestmem.PageSize
 	p.Progress.Pages.Add(n)
 	return p.act(first, n, view)
+}
+
+// read takes what is known to be the process's own from there, without asking again.
+func (p *plan) read(part []byte, off int64) error {
+	if b := p.Base[p.block]; b != nil && b.Sums == nil {
+		return p.Memory[p.block].(guestmem.Changed).ReadChanged(part, off)
+	}
+	return p.Memory[p.block].Read(part, off)
 }
 
 // decide fills in sums and todo from index at on for the pages in view, and sets or clears their bits in Stored. Page 0 of
@@ -133,11 +145,7 @@ func (p *plan) act(first, n int64, view []byte) error {
 }
 
 func (p *plan) write(first int64, sums []uint64, pages []byte) error {
-	if p.Sums != nil {
-		if err := p.Sums.put(p.block, first, sums); err != nil {
-			return err
-		}
-	}
+	p.note(first, sums)
 	b := p.Layout.Blocks[p.block]
 	if err := p.limit.write(p.ctx, p.c.way(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
@@ -162,7 +170,49 @@ func (p *plan) punch(first, n int64) error {
 	for i := range n {
 		zeros[i] = zeroSum
 	}
-	return p.Sums.put(p.block, first, zeros[:n])
+	p.note(first, zeros[:n])
+	return nil
+}
+
+// note keeps the sums of pages from first on for flush.
+func (p *plan) note(first int64, sums []uint64) {
+	at := first % stretchPages
+	copy(p.noted[at:], sums)
+	mappedram.Bitmap(p.marked[:]).SetRange(at, at+int64(len(sums)))
+}
+
+// flush stores what was noted. The pages between keep the sums that they have.
+func (p *plan) flush(start int64) error {
+	if p.Sums == nil {
+		return nil
+	}
+	marked := mappedram.Bitmap(p.marked[:])
+	lo, hi := int64(-1), int64(0)
+	for first, end := range marked.Runs(stretchPages) {
+		if lo < 0 {
+			lo = first
+		}
+		hi = end
+	}
+	if lo < 0 {
+		return nil
+	}
+	var old [stretchPages]uint64
+	if p.again {
+		if err := p.Sums.get(p.block, start+lo, old[lo:hi]); err != nil {
+			return err
+		}
+	}
+	for i := lo; i < hi; i++ {
+		switch {
+		case marked.Get(i):
+		case p.again:
+			p.noted[i] = old[i]
+		default:
+			p.noted[i] = zeroSum
+		}
+	}
+	return p.Sums.put(p.block, start+lo, p.noted[lo:hi])
 }
 
 // gone takes the pages of a stretch that begins at page start of which bits says that the image or the base has something of

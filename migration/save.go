@@ -173,6 +173,9 @@ func (s *Save) save(ctx context.Context, c *channel, j job) error {
 	if err == nil {
 		err = p.gone(j.stretch*stretchPages, rest)
 	}
+	if err == nil {
+		err = p.flush(j.stretch * stretchPages)
+	}
 	if err != nil {
 		return fmt.Errorf("block %s: %w", s.Layout.Blocks[j.block].Name, err)
 	}

@@ -69,17 +69,22 @@ func (s *Sums) get(block int, page int64, sums []uint64) error {
 
 // Each calls do with the sums of a block's stored pages, in page order, some at a time.
 func (s *Sums) Each(block int, stored mappedram.Bitmap, pages int64, do func([]uint64) error) error {
-	var buf [4096]uint64
+	var window [4096]uint64
+	var from, to int64 // the pages that are in it
 	for start, end := range stored.Runs(pages) {
 		for start < end {
-			n := min(end-start, int64(len(buf)))
-			if err := s.get(block, start, buf[:n]); err != nil {
+			if start >= to {
+				// Few pages far apart would take a read each; so what is between is read with them.
+				from, to = start, min(start+int64(len(window)), pages)
+				if err := s.get(block, from, window[:to-from]); err != nil {
+					return err
+				}
+			}
+			n := min(end, to)
+			if err := do(window[start-from : n-from]); err != nil {
 				return err
 			}
-			if err := do(buf[:n]); err != nil {
-				return err
-			}
-			start += n
+			start = n
 		}
 	}
 	return nil
