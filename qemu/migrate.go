@@ -11,8 +11,8 @@ import (
 
 // Migration is how QEMU is to write a file by itself.
 type Migration struct {
-	Channels     int
-	Direct       bool
+	Channels     int   // with multifd; 0: without
+	Direct       bool  // needs Channels
 	MaxBandwidth int64 // bytes a second; 0: no limit
 }
 
@@ -37,7 +37,7 @@ func (vm *VM) SetMigration(ctx context.Context, m Migration) (restore func() err
 	if err := vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
 		return restore, err
 	}
-	want := map[string]bool{"mapped-ram": true, "multifd": true}
+	want := map[string]bool{"mapped-ram": true, "multifd": m.Channels > 0}
 	var change, back []capability
 	for _, c := range caps {
 		if w, ok := want[c.Name]; ok && w != c.State {
@@ -54,7 +54,10 @@ func (vm *VM) SetMigration(ctx context.Context, m Migration) (restore func() err
 	if err := vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
 		return restore, err
 	}
-	params := map[string]any{"multifd-channels": m.Channels, "direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth}
+	params := map[string]any{"direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth}
+	if m.Channels > 0 {
+		params["multifd-channels"] = m.Channels
+	}
 	before := map[string]any{}
 	for k := range params {
 		before[k] = old[k]

@@ -17,6 +17,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -100,6 +102,12 @@ func (vm *VM) NeedsVersion(major, minor int, something string) error {
 		return nil
 	}
 	return hopeless("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
+}
+
+// Gone tells whether the VM's process has ended, reaped or not.
+func (vm *VM) Gone() bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
+	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || err == nil && len(b) == 0
 }
 
 // Close lets the monitor go.

@@ -61,9 +61,11 @@ func (s *save) passTarget(ctx context.Context) (set int64, err error) {
 }
 
 func (s *save) migrate(ctx context.Context, set int64) (err error) {
-	restore, err := s.vm.SetMigration(ctx, qemu.Migration{
-		Channels: s.channels(), Direct: s.io.Direct, MaxBandwidth: s.MaxBandwidth,
-	})
+	how := qemu.Migration{Channels: s.channels(), Direct: s.io.Direct, MaxBandwidth: s.MaxBandwidth}
+	if err := s.roomForQEMU(&how); err != nil {
+		return err
+	}
+	restore, err := s.vm.SetMigration(ctx, how)
 	defer func() { err = errors.Join(err, restore()) }()
 	if err != nil {
 		return err
@@ -80,6 +82,33 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	s.result.SaveSeconds = time.Since(s.began).Seconds()
 	if s.Then == ThenResume || s.Then == "" {
 		return s.pause.end(ThenResume)
+	}
+	return nil
+}
+
+// besidesPages is more than what headers, bitmaps and devices take, in bytes.
+const besidesPages = 64 << 20
+
+// roomForQEMU sees to it that QEMU's writes do not fail, because that may be the end of the VM: a failed write of a multifd
+// channel can crash QEMU (seen on 10.0.2: a fault in the main thread, now and then), and a file beyond RLIMIT_FSIZE is
+// a signal that ends it. Where the disk might fill up QEMU gets no channels: what writes alone fails cleanly.
+func (s *save) roomForQEMU(how *qemu.Migration) error {
+	need := int64(besidesPages)
+	for _, b := range s.vm.Blocks {
+		need += b.Used
+	}
+	var limit unix.Rlimit
+	if err := unix.Prlimit(s.vm.PID, unix.RLIMIT_FSIZE, nil, &limit); err == nil && limit.Cur < uint64(need) {
+		return fmt.Errorf("QEMU, process %d, may not write a file of %d bytes, its limit is %d: raise it with prlimit --fsize", s.vm.PID, need, limit.Cur)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(int(s.target.file.Fd()), &fs); err != nil {
+		return fmt.Errorf("cannot tell how much room is in %s: %w", s.Image, err)
+	}
+	if free := int64(fs.Bavail) * fs.Bsize; free < need {
+		s.log("%d bytes are free and up to %d needed: QEMU writes without channels and direct I/O, slowly", free, need)
+		how.Channels, how.Direct = 0, false
+		s.result.Channels, s.result.IO = 1, "buffered"
 	}
 	return nil
 }

@@ -5,14 +5,18 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
+	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -113,6 +117,16 @@ func (n *native) savePages(ctx context.Context) error {
 		}
 	}
 	defer n.Progress.follow(&n.engine.Progress)()
+	// Memory that is in a file stays readable when its QEMU has ended, and nobody would notice for long.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-n.vm.Monitor.Done():
+			cancel(qmp.ErrClosed)
+		case <-ctx.Done():
+		}
+	}()
 	return n.engine.Run(ctx)
 }
 
@@ -120,7 +134,11 @@ func (n *native) newEngine() error {
 	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first. It
 	// holds nothing, whatever was written into it for other blocks.
 	for _, size := range []int64{0, n.layout.RAMEnd} {
-		if err := n.target.file.Truncate(size); err != nil {
+		err := n.target.file.Truncate(size)
+		if errors.Is(err, unix.EFBIG) {
+			err = fmt.Errorf("%w: the file system or a limit (ulimit -f) allows none of that size", err)
+		}
+		if err != nil {
 			return err
 		}
 	}

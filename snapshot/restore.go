@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -268,8 +270,8 @@ func (r *restore) compare(blocks []qemu.RAMBlock) error {
 		}
 		delete(vm, b.Name)
 	}
-	for name := range vm {
-		return fmt.Errorf("this VM has memory %q that the image has not: start it with the devices of the saved one", name)
+	if more := slices.Sorted(maps.Keys(vm)); len(more) > 0 {
+		return fmt.Errorf("this VM has memory %q that the image has not: start it with the devices of the saved one", more[0])
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
@@ -103,13 +105,19 @@ func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
 	return s.result, s.explain(errors.Join(err, s.close()))
 }
 
-// explain says the one thing that matters where everything fails because there is no QEMU any more.
+// explain says the one thing that matters where everything fails because there is no QEMU any more, and what can be done
+// about a full disk.
 func (s *save) explain(err error) error {
 	published := s.result.DurableSeconds > 0
-	if err == nil || published || !s.vm.Gone() {
+	switch {
+	case err == nil || published:
 		return err
+	case s.vm.Gone():
+		return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
+	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%w: make room in %s, or save elsewhere", err, filepath.Dir(s.Image))
 	}
-	return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
+	return err
 }
 
 // prepare does all that can fail before the guest is touched.
