@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// A guest that is only memory has what QEMU's machine "none" has, the least that any QEMU saves:
+//
+//	timer        version 2: be64 ticks, 8 bytes unused, be64 clock in nanoseconds (cpu-timers.c)
+//	globalstate  version 1: whether it ran (vmstate.RunState)
+const (
+	timerName, timerVersion, timerID    = "timer", 2, 0
+	globalName, globalVersion, globalID = "globalstate", 1, 3
+)
+
+// deviceSections makes the sections of a guest in a run state.
+func deviceSections(state string) ([]byte, error) {
+	b := vmstate.AppendSectionStart(nil, vmstate.TypeFull, timerID, timerName, 0, timerVersion)
+	b = append(b, make([]byte, 24)...)
+	b = vmstate.AppendFooter(b, timerID)
+	b = vmstate.AppendSectionStart(b, vmstate.TypeFull, globalID, globalName, 0, globalVersion)
+	global := make([]byte, 104)
+	binary.BigEndian.PutUint32(global, 8)
+	copy(global[4:], "running")
+	global[36] = 1 // the next byte, whether the guest had been suspended, counts
+	b = append(b, global...)
+	b = vmstate.AppendFooter(b, globalID)
+	return b, vmstate.SetRunState(b, state)
+}
+
+// loadSections returns the run state that sections hold, or says what device they are of that this guest has not.
+func loadSections(sections []byte) (string, error) {
+	list, err := vmstate.Sections(sections, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range list {
+		version := map[string]uint32{timerName: timerVersion, globalName: globalVersion}[s.Name]
+		if version == 0 || s.Instance != 0 {
+			return "", fmt.Errorf("Unknown section or instance '%s' %d. Make sure that your current VM setup matches your saved VM setup, "+
+				"including any hotplugged devices", s.Name, s.Instance)
+		}
+		if s.Version > version {
+			return "", fmt.Errorf("unsupported version %d for '%s' v%d", s.Version, s.Name, version)
+		}
+	}
+	state, err := vmstate.RunState(sections)
+	if err == vmstate.ErrNoGlobalState {
+		return "running", nil
+	}
+	return state, err
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// Files is where migrations find their files: descriptor sets, and paths if that was allowed.
+type Files struct {
+	Sets  *fdset.Sets
+	Paths bool
+}
+
+// Opener returns what opens path.
+func (f Files) Opener(path string) (directio.Opener, error) {
+	switch {
+	case fdset.IsPath(path):
+		return fdset.Opener{Sets: f.Sets, Path: path}, nil
+	case f.Paths:
+		return named(path), nil
+	}
+	return nil, fmt.Errorf("%s cannot be opened: this ramjet serve runs without access to the file system; "+
+		"pass descriptors with add-fd and migrate to file:/dev/fdset/N, or start it with --no-sandbox", path)
+}
+
+// named is a path, opened with the texts of QEMU's qemu_open and qemu_create.
+type named string
+
+// Open opens the file, and creates it if flags have O_CREAT.
+func (n named) Open(flags int) (*os.File, error) {
+	verb := "open"
+	if flags&unix.O_CREAT != 0 {
+		verb = "create"
+	}
+	for {
+		fd, err := unix.Open(string(n), flags|unix.O_CLOEXEC, 0o600)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), string(n)), nil
+		case err == unix.EINTR:
+			continue
+		case err == unix.EINVAL && flags&unix.O_DIRECT != 0:
+			return nil, fmt.Errorf("Could not %s '%s': filesystem does not support O_DIRECT", verb, string(n))
+		}
+		return nil, fmt.Errorf("Could not %s '%s': %s", verb, string(n), strerror(err))
+	}
+}
+
+// Main opens the file of an address for the main channel of a migration that will open what need says, after a look at
+// the whole descriptor set. The descriptor's position is not moved.
+func (f Files) Main(a Address, need fdset.Need) (*os.File, directio.Opener, error) {
+	o, err := f.Opener(a.Path)
+	if err != nil {
+		return nil, nil, err
+	}
+	if a.Offset <= math.MaxInt64 {
+		need.Offset = int64(a.Offset)
+	}
+	if fdset.IsPath(a.Path) {
+		if err := f.Sets.Check(a.Path, need); err != nil {
+			return nil, nil, err
+		}
+	}
+	flags := os.O_RDONLY
+	if need.Write {
+		flags = os.O_WRONLY | os.O_CREATE
+	}
+	main, err := o.Open(flags)
+	if err != nil {
+		return nil, nil, err
+	}
+	if need.Direct && !fdset.IsPath(a.Path) {
+		err = directPath(o, flags&unix.O_ACCMODE)
+	}
+	if err != nil {
+		main.Close()
+		return nil, nil, err
+	}
+	return main, o, nil
+}
+
+// directPath finds out before anything is touched whether a path takes direct I/O, as Check does for a set.
+func directPath(o directio.Opener, flags int) error {
+	f, err := o.Open(flags | unix.O_DIRECT)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if a, known := directio.ProbeAlignment(f); known && (a.Offset == 0 || !a.Fits()) {
+		return fmt.Errorf("%s does not take direct I/O in units of %d bytes: use another file system, or switch direct-io off",
+			f.Name(), directio.PageSize)
+	}
+	return nil
+}
+
+// truncate drops all behind offset, as file_start_outgoing_migration does.
+func truncate(f *os.File, offset uint64) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	cerr := rc.Control(func(fd uintptr) {
+		for {
+			if err = unix.Ftruncate(int(fd), int64(offset)); err != unix.EINTR {
+				return
+			}
+		}
+	})
+	runtime.KeepAlive(f)
+	if err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return qmp.Errorf("failed to truncate migration file to offset %x: %s", offset, strerror(err))
+	}
+	return nil
+}
+
+// strerror is the text of C's strerror, which begins with a capital.
+func strerror(err error) string {
+	var e unix.Errno
+	if !errors.As(err, &e) {
+		return err.Error()
+	}
+	s := e.Error()
+	if s != "" && s[0] >= 'a' && s[0] <= 'z' {
+		s = string(s[0]-'a'+'A') + s[1:]
+	}
+	return s
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+)
+
+// Guest is what a migration to a file needs of a guest.
+type Guest interface {
+	// Open gives access to the guest's memory as it is now. The guest may run.
+	Open(ctx context.Context) (*View, error)
+	// Current tells whether v still is all of the guest's memory.
+	Current(ctx context.Context, v *View) (bool, error)
+	// Running tells whether the guest runs.
+	Running(ctx context.Context) (bool, error)
+	// Stop stops the guest for the switchover, if it runs.
+	Stop(ctx context.Context) error
+	// State returns the sections of the devices of the stopped guest (vmstate.DeviceSections).
+	State(ctx context.Context) ([]byte, error)
+	// Done is called when the file is complete: the guest stays stopped, it has moved on.
+	Done(ctx context.Context) error
+	// Resume undoes Stop after a failure. It may be called without Stop, and with a context that nobody cancels.
+	Resume(ctx context.Context) error
+}
+
+// View is access to a guest's memory.
+type View struct {
+	Machine string            // the machine type in the stream
+	Blocks  []mappedram.Block // names and lengths, in the stream's order
+	Memory  []guestmem.Memory // as many
+}
+
+// Total is the length of all blocks in bytes.
+func (v *View) Total() int64 {
+	var n int64
+	for _, b := range v.Blocks {
+		n += b.Length
+	}
+	return n
+}
+
+// Close gives the access up.
+func (v *View) Close() error {
+	var err error
+	for _, m := range v.Memory {
+		err = errors.Join(err, m.Close())
+	}
+	return err
+}

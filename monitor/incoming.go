@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"sync"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// incoming is migration into the guest. Its states are setup, active, completed and failed; unlike in QEMU it can be
+// tried again when it has failed.
+type incoming struct {
+	mu     sync.Mutex
+	status string
+	desc   string
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// started tells whether a load has begun and not failed.
+func (in *incoming) started() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.status != "" && in.status != statusFailed
+}
+
+// loading tells whether a load is under way.
+func (in *incoming) loading() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.status == statusSetup || in.status == statusActive
+}
+
+func (in *incoming) info() Info {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return Info{Status: in.status, Error: in.desc}
+}
+
+// wait ends a load that is under way.
+func (in *incoming) wait() {
+	in.mu.Lock()
+	cancel, done := in.cancel, in.done
+	in.mu.Unlock()
+	if cancel != nil {
+		cancel()
+		<-done
+	}
+}
+
+// IncomingArgs are the arguments of migrate-incoming.
+type IncomingArgs struct {
+	URI         *string   `json:"uri"`
+	Channels    []Channel `json:"channels,omitempty"`
+	ExitOnError *bool     `json:"exit-on-error"`
+}
+
+func (m *Monitor) migrateIncoming(_ context.Context, r *qmp.Request) (any, error) {
+	var args IncomingArgs
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	waiting := m.state.name == "inmigrate"
+	m.mu.Unlock()
+	switch {
+	case !m.opts.Incoming:
+		return nil, qmp.Errorf("'-incoming' was not specified on the command line")
+	case m.in.started() || !waiting:
+		return nil, qmp.Errorf("The incoming migration has already been started")
+	}
+	a, err := Target{args.URI, args.Channels}.Address(true)
+	if err != nil {
+		return nil, err
+	}
+	s := m.current()
+	if err := s.suits(a); err != nil {
+		return nil, err
+	}
+	if !s.MappedRAM {
+		return nil, s.Ready()
+	}
+	l := &load{Monitor: m, settings: s, address: a, exit: args.ExitOnError == nil || *args.ExitOnError}
+	return nil, l.start()
+}
+
+// load is one incoming migration.
+type load struct {
+	*Monitor
+	settings Settings
+	address  Address
+	exit     bool // end the process if it fails
+
+	main   *os.File
+	opener directio.Opener
+}
+
+// start opens the file, and has the rest go on by itself.
+func (l *load) start() (err error) {
+	l.set(statusSetup, nil)
+	s := l.settings
+	if l.main, l.opener, err = l.out.Files.Main(l.address, fdset.Need{Channels: s.PageChannels(), Direct: s.Direct()}); err != nil {
+		l.set(statusFailed, err)
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	l.in.mu.Lock()
+	l.in.cancel, l.in.done = cancel, done
+	l.in.mu.Unlock()
+	l.set(statusActive, nil)
+	go func() {
+		defer close(done)
+		defer cancel()
+		if err := l.run(ctx); err != nil {
+			err = fmt.Errorf("load of migration failed: %w", err)
+			l.set(statusFailed, err)
+			if l.exit && ctx.Err() == nil {
+				l.opts.Quit(err)
+			}
+		}
+	}()
+	return nil
+}
+
+func (l *load) set(status string, err error) {
+	l.in.mu.Lock()
+	defer l.in.mu.Unlock()
+	l.in.status, l.in.desc = status, ""
+	if err != nil {
+		l.in.desc = oneLine(err)
+	}
+	if l.settings.Events {
+		l.emit("MIGRATION", map[string]string{"status": status})
+	}
+}
+
+// run loads everything and takes up the run state. The guest has the whole image or still waits.
+func (l *load) run(ctx context.Context) (err error) {
+	defer l.main.Close()
+	image, err := l.openImage()
+	if err != nil {
+		return err
+	}
+	sections, err := image.DeviceSections()
+	if err != nil {
+		return err
+	}
+	state, err := loadSections(sections)
+	if err != nil {
+		return err
+	}
+	view, err := l.memory.view(guestmem.ReadWrite)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, view.Close()) }()
+	if err := l.pages(ctx, image, view); err != nil {
+		return err
+	}
+	// QEMU says completed before the guest runs (process_incoming_migration_bh).
+	l.set(statusCompleted, nil)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if state == "running" && l.state.autostart {
+		l.setRunning(true, "running")
+	} else {
+		l.state.name = "paused"
+	}
+	return nil
+}
+
+// openImage reads all headers. It reads at offsets, so that the client's descriptor stays where it is.
+func (l *load) openImage() (*mappedram.Image, error) {
+	f, err := directio.NewFile(l.main)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if l.address.Offset > math.MaxInt64 {
+		return nil, fmt.Errorf("there is nothing at offset %d", l.address.Offset)
+	}
+	image, err := mappedram.OpenAt(f, st.Size(), int64(l.address.Offset))
+	if err != nil {
+		return nil, err
+	}
+	if t := image.Config.MachineType; t != machineType {
+		return nil, fmt.Errorf("Machine type received is '%s' and local is '%s'", t, machineType)
+	}
+	return image, nil
+}
+
+// pages loads all pages, into memory that has been cleared.
+func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) error {
+	load := &migration.Load{Image: l.opener, Params: migration.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
+	found := 0
+	for i, b := range image.Blocks {
+		at := -1
+		for k, have := range view.Blocks {
+			if have.Name == b.Name {
+				at = k
+			}
+		}
+		if at < 0 {
+			return fmt.Errorf("Unknown ramblock \"%s\", cannot accept migration", b.Name)
+		}
+		found++
+		if b.Ignored {
+			continue
+		}
+		stored, err := image.Bitmap(i)
+		if err != nil {
+			return err
+		}
+		load.Blocks = append(load.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: view.Memory[at]})
+	}
+	if found != len(view.Blocks) {
+		return fmt.Errorf("the image has %d pieces of memory, this guest has %d", found, len(view.Blocks))
+	}
+	if err := l.memory.clear(); err != nil {
+		return err
+	}
+	return load.Run(ctx)
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package monitor is the monitor behind `ramjet serve`: QEMU's commands for descriptor sets and for migration to and
+// from files, with QEMU 10's texts, states, events and statistics, done by Ramjet's engine.
+//
+// It serves a guest that is only memory ([NewMemory]), and lends its parts - [Outgoing], [ParseAddress], the check of
+// a whole descriptor set - to a monitor that stands in front of a real QEMU.
+//
+// What it promises beyond QEMU:
+//
+//   - A migration that cannot succeed is refused before anything is touched: the guest runs on, the descriptors that the
+//     client passed have the flags and positions they had.
+//   - Page data goes through the descriptor with O_DIRECT, where direct-io is on, and nothing else does: headers, bitmaps
+//     and device state are written through the one without.
+//   - "completed" is said when the file is durable (fsync(2)). Its first eight bytes are written last, so a file that is
+//     not complete is not taken for an image.
+//   - A failed migration, outgoing or incoming, can be tried again.
+//
+// No command opens a path unless that was allowed (Options.Paths): every byte goes through descriptors that the client
+// has passed.
+package monitor
+
+import (
+	"context"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// Monitor is the monitor of a guest that is only memory.
+type Monitor struct {
+	opts  Options
+	emit  func(event string, data any)
+	sets  fdset.Sets
+	named map[string]*os.File // getfd
+
+	memory *Memory
+	out    *Outgoing
+	in     incoming
+
+	mu    sync.Mutex // guards what is below
+	state runState
+	// settings are what migrate-set-capabilities and migrate-set-parameters have set.
+	settings settings
+}
+
+// Options are what a Monitor can be told.
+type Options struct {
+	// Emit sends an event to all clients; data may be nil.
+	Emit func(event string, data any)
+	// Quit is called after the command quit has been answered, or with an error when an incoming migration failed whose
+	// failure is to end the process.
+	Quit func(error)
+	// Paths allows migration to and from files by their names, not only by descriptor sets.
+	Paths bool
+	// Incoming starts the guest waiting for migrate-incoming.
+	Incoming bool
+}
+
+// New makes the monitor of a guest.
+func New(m *Memory, o Options) *Monitor {
+	mon := &Monitor{opts: o, emit: o.Emit, memory: m, named: map[string]*os.File{}, settings: defaultSettings()}
+	mon.state = runState{name: "running", autostart: true}
+	if o.Incoming {
+		mon.state.name = "inmigrate"
+	}
+	mon.out = &Outgoing{Guest: guest{mon}, Files: Files{Sets: &mon.sets, Paths: o.Paths}, Emit: o.Emit}
+	return mon
+}
+
+// Commands are those of the monitor, by name.
+func (m *Monitor) Commands() map[string]qmp.Command {
+	c := map[string]qmp.Command{
+		"quit":         {Run: m.quit},
+		"query-name":   {Run: queryName},
+		"query-uuid":   {Run: queryUUID},
+		"stop":         {Run: m.stop},
+		"cont":         {Run: m.cont},
+		"getfd":        {Run: m.getFD},
+		"closefd":      {Run: m.closeFD},
+		"qom-list":     {Run: m.qomList},
+		"object-add":   {Run: m.objectAdd},
+		"object-del":   {Run: m.objectDel},
+		"query-yank":   {Run: queryYank, OOB: true},
+		"migrate":      {Run: m.migrate},
+		"add-fd":       {Run: m.addFD},
+		"remove-fd":    {Run: m.removeFD},
+		"query-fdsets": {Run: m.queryFDSets},
+
+		"query-status":               {Run: m.queryStatus},
+		"query-migrate":              {Run: m.queryMigrate},
+		"query-migrate-capabilities": {Run: m.queryCapabilities},
+		"query-migrate-parameters":   {Run: m.queryParameters},
+		"migrate-set-capabilities":   {Run: m.setCapabilities},
+		"migrate-set-parameters":     {Run: m.setParameters},
+		"migrate_cancel":             {Run: m.migrateCancel},
+		"migrate-continue":           {Run: m.migrateContinue},
+		"migrate-pause":              {Run: migratePause, OOB: true},
+		"migrate-incoming":           {Run: m.migrateIncoming},
+	}
+	c["query-commands"] = qmp.Command{Run: func(_ context.Context, r *qmp.Request) (any, error) {
+		if err := r.Args(nil); err != nil {
+			return nil, err
+		}
+		type entry struct {
+			Name string `json:"name"`
+		}
+		list := []entry{{"qmp_capabilities"}, {"query-version"}}
+		for _, name := range slices.Sorted(maps.Keys(c)) {
+			list = append(list, entry{name})
+		}
+		return list, nil
+	}}
+	return c
+}
+
+// Close cancels what is under way, and closes all descriptors and the memory.
+func (m *Monitor) Close() error {
+	m.out.Cancel()
+	m.out.Wait()
+	m.in.wait()
+	for _, f := range m.named {
+		f.Close()
+	}
+	m.sets.Close()
+	return m.memory.Close()
+}
+
+func (m *Monitor) quit(_ context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	m.emit("SHUTDOWN", map[string]any{"guest": false, "reason": "host-qmp-quit"})
+	r.AfterReply(func() { m.opts.Quit(nil) })
+	return nil, nil
+}
+
+func queryName(_ context.Context, r *qmp.Request) (any, error) { return nil, r.Args(nil) }
+
+func queryUUID(_ context.Context, r *qmp.Request) (any, error) {
+	return map[string]string{"UUID": "00000000-0000-0000-0000-000000000000"}, r.Args(nil)
+}
+
+func queryYank(_ context.Context, r *qmp.Request) (any, error) { return []struct{}{}, r.Args(nil) }

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// Outgoing is migration of a guest to files: one at a time, and what became of the last. Set Guest, Files and Emit before
+// use; all methods may be called by several goroutines at a time.
+//
+// The states, and the events that tell of them, are those of QEMU 10:
+//
+//	setup -> active -> device -> completed
+//	any but completed -> failed
+//	any but completed -> cancelling -> cancelled
+type Outgoing struct {
+	Guest Guest
+	Files Files
+	Emit  func(event string, data any)
+
+	mu     sync.Mutex
+	status string // "": none yet
+	desc   string // why it failed
+	events bool
+	stats  statistics
+	cancel context.CancelCauseFunc // nil when none is under way
+	final  bool                    // the file is being published, too late to cancel
+	done   chan struct{}
+}
+
+// errCancelled is why a cancelled migration ends.
+var errCancelled = errors.New("cancelled")
+
+// Start begins a migration. It returns when the main channel is open, with the error if that could not be; the rest goes on
+// by itself. The caller has checked that a migration to such an address is possible now.
+func (o *Outgoing) Start(ctx context.Context, a Address, s Settings) error {
+	view, err := o.Guest.Open(ctx)
+	if err != nil {
+		return err
+	}
+	run, cancel := context.WithCancelCause(context.Background())
+	done := make(chan struct{})
+	o.mu.Lock()
+	if o.cancel != nil {
+		o.mu.Unlock()
+		cancel(nil)
+		return errors.Join(qmp.Errorf("There's a migration process in progress"), view.Close())
+	}
+	o.desc, o.events, o.cancel, o.done, o.final = "", s.Events, cancel, done, false
+	o.stats = statistics{begun: time.Now(), multifd: s.Multifd, writeZeros: s.ZeroPages == "none", total: view.Total()}
+	o.set(statusSetup)
+	o.mu.Unlock()
+
+	t := &transfer{Outgoing: o, address: a, settings: s, view: view}
+	t.main, t.opener, err = o.Files.Main(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
+	if err == nil {
+		if err = truncate(t.main, a.Offset); err != nil {
+			t.main.Close()
+		}
+	}
+	if err != nil {
+		view.Close()
+		o.end(err)
+		close(done)
+		return err
+	}
+	go func() {
+		defer close(done)
+		o.end(t.run(run))
+	}()
+	return nil
+}
+
+// set changes the status, with o.mu held.
+func (o *Outgoing) set(status string) {
+	o.status = status
+	if o.events {
+		o.Emit("MIGRATION", map[string]string{"status": status})
+	}
+}
+
+// advance changes the status unless the migration is being cancelled.
+func (o *Outgoing) advance(status string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.status == statusCancelling {
+		return
+	}
+	if status == statusActive {
+		o.stats.active = time.Now()
+	}
+	o.set(status)
+}
+
+// pass counts a look at all of the memory.
+func (o *Outgoing) pass() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.passes++
+	if o.events {
+		o.Emit("MIGRATION_PASS", map[string]int{"pass": o.stats.passes})
+	}
+}
+
+// commit tells whether the file may be published; from then on it is too late to cancel.
+func (o *Outgoing) commit() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.status == statusCancelling {
+		return errCancelled
+	}
+	o.final = true
+	return nil
+}
+
+// end says how it ended.
+func (o *Outgoing) end(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stats.ended = time.Now()
+	o.cancel(nil)
+	o.cancel = nil
+	switch {
+	case err == nil:
+		o.set(statusCompleted)
+	case o.status == statusCancelling:
+		o.set(statusCancelled)
+	default:
+		o.desc = oneLine(err)
+		o.set(statusFailed)
+	}
+}
+
+// Cancel ends the migration that is under way, if one is. It does not wait for it.
+func (o *Outgoing) Cancel() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cancel == nil || o.final || o.status == statusCancelling {
+		return
+	}
+	o.set(statusCancelling)
+	o.cancel(errCancelled)
+}
+
+// Active tells whether a migration is under way.
+func (o *Outgoing) Active() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.cancel != nil
+}
+
+// Completed tells whether the last migration has completed.
+func (o *Outgoing) Completed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.status == statusCompleted
+}
+
+// Wait waits until no migration is under way.
+func (o *Outgoing) Wait() {
+	o.mu.Lock()
+	done := o.done
+	o.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+}
+
+// Info is the answer to query-migrate; its Status is empty if there has been no migration.
+func (o *Outgoing) Info() Info {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	i := Info{Status: o.status}
+	switch o.status {
+	case statusActive, statusDevice, statusCompleted:
+		o.stats.fill(&i, time.Now())
+	case statusFailed:
+		i.Error = o.desc
+	}
+	return i
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// runState is whether the guest runs, by QEMU's names (RunState). A guest that is only memory has nothing that could run:
+// the state is what its owner says, and it is saved and loaded.
+type runState struct {
+	name      string // running, paused, inmigrate, finish-migrate, postmigrate
+	before    string // the name before finish-migrate, to which it goes back if the migration fails
+	autostart bool   // run after an incoming migration
+}
+
+// Status is what query-status answers.
+type Status struct {
+	Status  string `json:"status"`
+	Running bool   `json:"running"`
+}
+
+func (m *Monitor) queryStatus(_ context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Status{m.state.name, m.state.name == "running"}, nil
+}
+
+func (m *Monitor) stop(_ context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch m.state.name {
+	case "inmigrate":
+		m.state.autostart = false
+	case "running":
+		m.setRunning(false, "paused")
+	}
+	return nil, nil
+}
+
+func (m *Monitor) cont(_ context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch m.state.name {
+	case "inmigrate":
+		m.state.autostart = true
+	case "finish-migrate":
+		return nil, qmp.Errorf("migration is in progress: cancel it to let the guest go on")
+	case "running":
+	default:
+		m.setRunning(true, "running")
+	}
+	return nil, nil
+}
+
+// setRunning changes the state, with m.mu held, and says so.
+func (m *Monitor) setRunning(run bool, name string) {
+	was := m.state.name == "running"
+	m.state.name = name
+	switch {
+	case run && !was:
+		m.emit("RESUME", nil)
+	case !run && was:
+		m.emit("STOP", nil)
+	}
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// Listen makes the socket at path, for this user only (mode 0600). What a server that is gone has left there is
+// replaced, as QEMU does.
+func Listen(path string) (*net.UnixListener, error) {
+	if st, err := os.Lstat(path); err == nil {
+		if st.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("%s exists and is not a socket", path)
+		}
+		if c, err := net.Dial("unix", path); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("somebody listens at %s already", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	old := unix.Umask(0o177)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	return l, nil
+}
+
+// Inherited is a socket that the process was started with: one that listens, or a connection.
+func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return nil, nil, fmt.Errorf("descriptor %d is not a socket: %w", fd, err)
+	}
+	f := os.NewFile(uintptr(fd), "monitor socket")
+	defer f.Close()
+	if listening == 0 {
+		c, err := net.FileConn(f)
+		if err != nil {
+			return nil, nil, fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+		if u, ok := c.(*net.UnixConn); ok {
+			return nil, u, nil
+		}
+		c.Close()
+		return nil, nil, fmt.Errorf("descriptor %d is not a Unix socket", fd)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("descriptor %d: %w", fd, err)
+	}
+	if u, ok := l.(*net.UnixListener); ok {
+		return u, nil, nil
+	}
+	l.Close()
+	return nil, nil, fmt.Errorf("descriptor %d is not a Unix socket", fd)
+}
+
+// SameUser lets only processes of this process's user in.
+func SameUser(peer *unix.Ucred) error {
+	if int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("user %d is not user %d", peer.Uid, os.Geteuid())
+	}
+	return nil
+}
+
+// Serve serves a listening socket, or a connection, until ctx ends or, with a connection, the client leaves.
+func Serve(ctx context.Context, s *qmp.Server, l *net.UnixListener, c *net.UnixConn) error {
+	if c != nil {
+		cred, err := qmp.PeerCred(c)
+		if err == nil {
+			err = SameUser(cred)
+		}
+		if err != nil {
+			c.Close()
+			return err
+		}
+		return s.ServeConn(ctx, c)
+	}
+	s.Allow = SameUser
+	l.SetUnlinkOnClose(false)
+	err := s.Serve(ctx, l)
+	if errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}

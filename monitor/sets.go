@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// AddFD is what add-fd takes.
+type AddFD struct {
+	Set    *int64  `json:"fdset-id"`
+	Opaque *string `json:"opaque"`
+}
+
+// RemoveFD is what remove-fd takes.
+type RemoveFD struct {
+	Set int64  `json:"fdset-id"`
+	FD  *int64 `json:"fd"`
+}
+
+func (m *Monitor) addFD(_ context.Context, r *qmp.Request) (any, error) {
+	var args AddFD
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	f, err := r.TakeFile()
+	if err != nil {
+		return nil, err
+	}
+	return m.sets.Add(f, args.Set, args.Opaque)
+}
+
+func (m *Monitor) removeFD(_ context.Context, r *qmp.Request) (any, error) {
+	var args RemoveFD
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	return nil, m.sets.Remove(args.Set, args.FD)
+}
+
+func (m *Monitor) queryFDSets(_ context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	return m.sets.Query(), nil
+}
+
+// maxNamed is how many named descriptors a client may leave with the monitor.
+const maxNamed = 1024
+
+// getFD keeps a descriptor under a name. Nothing here takes descriptors by name, but clients that prepare for the
+// worst pass some.
+func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
+	var args struct {
+		Name string `json:"fdname"`
+	}
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	f, err := r.TakeFile()
+	if err != nil {
+		return nil, err
+	}
+	if args.Name != "" && args.Name[0] >= '0' && args.Name[0] <= '9' {
+		f.Close()
+		return nil, qmp.Errorf("Parameter 'fdname' expects a name not starting with a digit")
+	}
+	old, replaced := m.named[args.Name]
+	if !replaced && len(m.named) == maxNamed {
+		f.Close()
+		return nil, qmp.Errorf("%d descriptors have names already: close some with closefd", maxNamed)
+	}
+	if replaced {
+		old.Close()
+	}
+	m.named[args.Name] = f
+	return nil, nil
+}
+
+func (m *Monitor) closeFD(_ context.Context, r *qmp.Request) (any, error) {
+	var args struct {
+		Name string `json:"fdname"`
+	}
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	f, ok := m.named[args.Name]
+	if !ok {
+		return nil, qmp.Errorf("File descriptor named '%s' not found", args.Name)
+	}
+	delete(m.named, args.Name)
+	f.Close()
+	return nil, nil
+}

@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// transfer is one outgoing migration under way.
+type transfer struct {
+	*Outgoing
+	address  Address
+	settings Settings
+	view     *View
+	main     *os.File        // headers, bitmaps and device state
+	opener   directio.Opener // of page channels
+
+	file   *directio.File // main
+	layout *mappedram.Layout
+	engine *migration.Save
+	sums   *migration.Sums
+}
+
+// mercy bounds how long the guest is waited for when all that is left to do is to let it go on.
+const mercy = 20 * time.Second
+
+// run does it, and leaves guest and file as they were if it fails.
+func (t *transfer) run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, t.view.Close()) }()
+	if t.file, err = directio.NewFile(t.main); err != nil {
+		t.main.Close()
+		return err
+	}
+	err = t.migrate(ctx)
+	if err != nil {
+		// What is there of the image is worth nothing, and may have filled the disk.
+		_ = t.file.Truncate(int64(t.address.Offset))
+		resume, cancel := context.WithTimeout(context.Background(), mercy)
+		defer cancel()
+		err = errors.Join(err, t.Guest.Resume(resume))
+	}
+	if t.sums != nil {
+		t.sums.Close()
+	}
+	// The image is durable by now. An error of close is the disk's word on something else.
+	_ = t.file.Close()
+	return err
+}
+
+func (t *transfer) migrate(ctx context.Context) error {
+	running, err := t.Guest.Running(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.prepare(running); err != nil {
+		return err
+	}
+	t.pass()
+	t.advance(statusActive)
+	if running {
+		if err := t.engine.Run(ctx); err != nil {
+			return err
+		}
+		// So that little is left to be made durable while the guest stands still.
+		if err := t.file.Sync(); err != nil {
+			return err
+		}
+	}
+	return t.switchover(ctx, running)
+}
+
+// switchover is what happens while the guest stands still.
+func (t *transfer) switchover(ctx context.Context, running bool) error {
+	stopping := time.Now()
+	if err := t.Guest.Stop(ctx); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.stats.stopped = stopping
+	t.mu.Unlock()
+	if err := t.refresh(ctx, running); err != nil {
+		return err
+	}
+	t.advance(statusDevice)
+	sections, err := t.Guest.State(ctx)
+	if err != nil {
+		return err
+	}
+	t.pass()
+	if err := t.engine.Run(ctx); err != nil {
+		return err
+	}
+	if err := t.complete(sections); err != nil {
+		return err
+	}
+	if err := t.commit(); err != nil {
+		return err
+	}
+	if err := t.layout.Publish(t.file); err != nil {
+		return err
+	}
+	if err := t.file.Sync(); err != nil {
+		return err
+	}
+	return t.Guest.Done(context.WithoutCancel(ctx))
+}
+
+// refresh begins again where the guest's memory is not made of the same blocks any more: firmware resizes ROMs, and
+// memory can be plugged.
+func (t *transfer) refresh(ctx context.Context, running bool) error {
+	same, err := t.Guest.Current(ctx, t.view)
+	if err != nil || same {
+		return err
+	}
+	view, err := t.Guest.Open(ctx)
+	if err != nil {
+		return err
+	}
+	t.view.Close()
+	t.view = view
+	return t.prepare(running)
+}
+
+// prepare lays the image out and makes the engine.
+func (t *transfer) prepare(running bool) (err error) {
+	if t.address.Offset > math.MaxInt64 {
+		return fmt.Errorf("offset %d is beyond what a file can have", t.address.Offset)
+	}
+	config := vmstate.Config{MachineType: t.view.Machine, Capabilities: []string{"mapped-ram"}}
+	if t.layout, err = mappedram.NewLayout(int64(t.address.Offset), config, t.view.Blocks); err != nil {
+		return err
+	}
+	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
+	for _, size := range []int64{t.layout.Offset, t.layout.RAMEnd} {
+		if err := t.file.Truncate(size); err != nil {
+			return err
+		}
+	}
+	if t.sums != nil {
+		t.sums.Close()
+		t.sums = nil
+	}
+	if running {
+		fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("no memory for page sums: %w", err)
+		}
+		t.sums = migration.NewSums(os.NewFile(uintptr(fd), "page sums"), t.layout.Blocks)
+	}
+	p := migration.Params{Channels: max(t.settings.PageChannels(), 1), Direct: t.settings.Direct()}
+	if t.settings.MaxBandwidth <= math.MaxInt64 {
+		p.MaxBandwidth = int64(t.settings.MaxBandwidth)
+	}
+	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opener, Params: p, Sums: t.sums}
+	t.mu.Lock()
+	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
+	t.mu.Unlock()
+	return nil
+}
+
+// complete writes all but the pages and the first bytes, and makes it durable.
+func (t *transfer) complete(sections []byte) error {
+	if err := t.layout.WriteHeaders(t.file); err != nil {
+		return err
+	}
+	for i, b := range t.engine.Stored {
+		if t.settings.ZeroPages == "none" {
+			// What was asked for is that every page counts. Those of zeros are holes, which read the same.
+			b.SetRange(0, t.layout.Blocks[i].Pages())
+		}
+		if err := t.layout.WriteBitmap(t.file, i, b); err != nil {
+			return err
+		}
+	}
+	end, err := t.layout.WriteTail(t.file, sections, nil)
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	t.stats.rest = t.small(end)
+	t.mu.Unlock()
+	return t.file.Sync()
+}
+
+// small is how many bytes headers, bitmaps and device state have.
+func (t *transfer) small(end int64) int64 {
+	n := end - t.layout.RAMEnd
+	at := t.layout.Offset
+	for _, b := range t.layout.Blocks {
+		n += b.BitmapOffset + b.BitmapSize() - at
+		at = b.PagesEnd()
+	}
+	return n
+}
+
+// oneLine makes joined errors one line.
+func oneLine(err error) string {
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
