@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -22,6 +23,8 @@ import (
 // Launch is a QEMU to be started that waits for its state to come in.
 type Launch struct {
 	CommandLine
+	// Given are the arguments as the user gave them, before memory was mapped from files: those that a later save is to record.
+	Given []string
 	// Socket is where the VM's own QMP monitor is to listen; empty: where Args say.
 	Socket string
 	Files  []*os.File // inherited as descriptors FirstFile, FirstFile+1, ...
@@ -38,6 +41,16 @@ const monitorFD = FirstFile - 1
 func (l *Launch) FinalArgs() Args {
 	args := l.usersArgs().With("chardev", fmt.Sprintf("socket,id=ramjet,fd=%d", monitorFD)).With("mon", "chardev=ramjet,mode=control")
 	return append(args.With("incoming", "defer"), Arg{Name: "S"})
+}
+
+// givenVariable is what the environment of a QEMU that we start calls the command line that its user gave, as a
+// JSON list. Its own one speaks of descriptors that no other process has.
+const givenVariable = "RAMJET_COMMAND_LINE"
+
+func (l *Launch) environment() ([]string, error) {
+	given := &Launch{CommandLine: CommandLine{Args: l.Given}, Socket: l.Socket}
+	b, err := json.Marshal(given.usersArgs().Words())
+	return append(os.Environ(), givenVariable+"="+string(b)), err
 }
 
 // LoadingArgs is a command line with which QEMU loads a stream in the file path by itself, without us.
@@ -100,6 +113,10 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	in.CommandLine = l.CommandLine
 	in.cmd = exec.Command(l.Executable, args...)
 	in.cmd.Dir = l.Dir
+	if in.cmd.Env, err = l.environment(); err != nil {
+		ours.Close()
+		return nil, err
+	}
 	in.cmd.ExtraFiles = append([]*os.File{theirs}, l.Files...)
 	if in.stderr, err = newStderrLog(l.Detach); err != nil {
 		ours.Close()
@@ -157,8 +174,8 @@ func (in *Incoming) explain(err error) error {
 
 // Load has QEMU take its state from a stream in file, a descriptor open for reading, and returns when all of it is there.
 func (in *Incoming) Load(ctx context.Context, file *os.File) error {
-	caps := map[string]any{"capabilities": []map[string]any{{"capability": "mapped-ram", "state": true}, {"capability": "events", "state": true}}}
-	if err := in.Monitor.Execute(ctx, "migrate-set-capabilities", caps, nil); err != nil {
+	on := []capability{{"mapped-ram", true}, {"events", true}}
+	if err := in.setCapabilities(ctx, on); err != nil {
 		return in.explain(fmt.Errorf("this QEMU cannot load memory images (it must be 9.1 or newer): %w", err))
 	}
 	set, err := in.PassFiles(ctx, "ramjet state", file)
@@ -174,7 +191,9 @@ func (in *Incoming) Load(ctx context.Context, file *os.File) error {
 	if err := in.loaded(ctx, events); err != nil {
 		return err
 	}
-	return in.Monitor.RemoveFDSet(ctx, set)
+	// The VM's next migration is somebody else's business.
+	off := []capability{{"mapped-ram", false}, {"events", false}}
+	return errors.Join(in.setCapabilities(ctx, off), in.Monitor.RemoveFDSet(ctx, set))
 }
 
 // loaded waits for the end of the incoming migration.

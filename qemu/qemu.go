@@ -11,6 +11,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -130,10 +131,27 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 		c.Executable = strings.TrimSuffix(c.Executable, " (deleted)")
 		c.Dir, err = os.Readlink(proc + "/cwd")
 	}
+	if given := givenArgs(proc); given != nil {
+		c.Args = given
+	}
 	if errors.Is(err, os.ErrPermission) {
 		return c, fmt.Errorf("no permission to look at process %d: run as root or as its user", pid)
 	}
 	return c, err
+}
+
+// givenArgs finds what a QEMU that Ramjet started was given by its user.
+func givenArgs(proc string) (args []string) {
+	b, err := os.ReadFile(proc + "/environ")
+	if err != nil {
+		return nil
+	}
+	for _, v := range strings.Split(string(b), "\x00") {
+		if text, ok := strings.CutPrefix(v, givenVariable+"="); ok && json.Unmarshal([]byte(text), &args) == nil {
+			return args
+		}
+	}
+	return nil
 }
 
 // ErrNoMonitor: a command line names no QMP socket.

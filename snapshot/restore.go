@@ -193,6 +193,7 @@ func (r *restore) commandLine() (err error) {
 // the command line so that they are mapped.
 func (r *restore) placeMemory() error {
 	args := qemu.ParseArgs(r.launch.Args)
+	r.launch.Given = r.launch.Args
 	var mapped []qemu.MappedBlock
 	for i, b := range r.image.Blocks {
 		if !args.Mappable(b.Name) || b.PagesOffset == 0 {
