@@ -131,16 +131,21 @@ func (n *native) savePages(ctx context.Context) error {
 }
 
 func (n *native) newEngine() error {
-	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first. It
-	// holds nothing, whatever was written into it for other blocks.
-	for _, size := range []int64{0, n.layout.RAMEnd} {
-		err := n.target.file.Truncate(size)
-		if errors.Is(err, unix.EFBIG) {
-			err = fmt.Errorf("%w: the file system or a limit (ulimit -f) allows none of that size", err)
-		}
-		if err != nil {
-			return err
-		}
+	st, err := n.target.file.Stat()
+	if err == nil && st.Size() != 0 {
+		// What was written into it for other blocks. Not for an empty file: ext4 takes that for somebody who replaces what was
+		// there, and writes all of it back when a descriptor is closed, which would be in the pause (ext4_release_file).
+		err = n.target.file.Truncate(0)
+	}
+	if err == nil {
+		// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
+		err = n.target.file.Truncate(n.layout.RAMEnd)
+	}
+	if errors.Is(err, unix.EFBIG) {
+		err = fmt.Errorf("%w: the file system or a limit (ulimit -f) allows none of that size", err)
+	}
+	if err != nil {
+		return err
 	}
 	f, err := scratch(filepath.Dir(n.Image))
 	if err != nil {
