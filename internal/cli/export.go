@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) export() *cobra.Command {
+	var o snapshot.ExportOptions
+	format := ""
+	c := &cobra.Command{
+		Use:   "export [flags] IMAGE OUT",
+		Short: "Write an image as raw memory or as an ELF core",
+		Long: `Write IMAGE in another form, to look at it with other tools or to move it to other programs.
+
+raw   OUT becomes a directory: a file for each block of memory, sparse, as pmemsave of QEMU would write it; the device
+      state; and image.json, which says what is what. ramjet import makes an image of it again. With --block NAME only
+      that block's memory is written, into the file OUT.
+elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
+      writes it: for gdb, crash and Volatility. Zero pages are holes.
+
+Pages of a sealed image are checked as they are read. A diff is exported together with its base.`,
+		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core
+  ramjet export --format raw vm1.img vm1.d && ramjet import vm1.d again.img
+  ramjet export --format raw --block pc.ram vm1.img pc.ram`,
+		Args: exactly(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+				return usageError{err}
+			}
+			o.Format = snapshot.ExportFormat(format)
+			switch {
+			case o.Format != snapshot.ExportRaw && o.Format != snapshot.ExportELF:
+				return usageError{fmt.Errorf("which format? Give --format raw or --format elf")}
+			case o.Block != "" && o.Format != snapshot.ExportRaw:
+				return usageError{fmt.Errorf("--block goes with --format raw")}
+			case o.Memory != nil && o.Format != snapshot.ExportELF:
+				return usageError{fmt.Errorf("--memory goes with --format elf")}
+			}
+			o.Image, o.Out = args[0], args[1]
+			done := a.show(&o.Progress)
+			r, err := snapshot.Export(c.Context(), o)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.print(r, exported(r))
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&format, "format", "", "`raw|elf` (required)")
+	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
+	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses (default: as recorded)")
+	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
+	f.BoolVar(&o.Force, "force", false, "replace what is at OUT")
+	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
+	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
+	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf"))
+	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	return c
+}
+
+// exported says a result to a person.
+func exported(r *snapshot.ExportResult) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "exported %s to %s (%s)\n", r.Image, r.Out, r.Format)
+	for _, g := range r.Segments {
+		fmt.Fprintf(&s, "  physical %#011x, %s: %s from %#x on\n", g.Address, size(g.Length), g.Block, g.Offset)
+	}
+	if r.Format == snapshot.ExportELF {
+		fmt.Fprintf(&s, "  registers of %d processors\n", r.CPUs)
+	}
+	if len(r.LeftOut) > 0 {
+		fmt.Fprintf(&s, "  not in it: %s\n", strings.Join(r.LeftOut, ", "))
+	}
+	return s.String()
+}

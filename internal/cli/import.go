@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) importImage() *cobra.Command {
+	var o snapshot.ImportOptions
+	c := &cobra.Command{
+		Use:   "import [flags] DIRECTORY IMAGE",
+		Short: "Make an image of raw memory and device state",
+		Long: `Make IMAGE of the files in DIRECTORY: what ramjet export --format raw wrote there, or what came from elsewhere with a file
+image.json beside it. In that:
+
+  {"format_version": 1, "machine": "pc-q35-10.0",
+   "blocks": [{"name": "pc.ram", "length": 536870912, "file": "pc.ram.raw"}, ...],
+   "device_state": "device-state"}
+
+machine is QEMU's machine type with its version. blocks are all of "info ramblock" that have a name, in its order, with
+their used length. The device state is what QEMU's command xen-save-devices-state writes. command_line, cwd and
+executable may say how the VM was started.`,
+		Example: `  ramjet import vm1.d vm1.img
+  ramjet import --force vm1.d vm1.img && ramjet restore vm1.img -- -machine q35 -m 512M`,
+		Args: exactly(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+				return usageError{err}
+			}
+			o.Dir, o.Image = args[0], args[1]
+			done := a.show(&o.Progress)
+			r, err := snapshot.Import(c.Context(), o)
+			done()
+			if err != nil {
+				return err
+			}
+			return a.print(r, fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)\n", r.Image, r.ID, r.PagesStored, r.PagesTotal, size(r.BytesStored)))
+		},
+	}
+	f := c.Flags()
+	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
+	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
+	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
+	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	return c
+}

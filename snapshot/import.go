@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// ImportOptions are what Import can be told. Dir and Image are required.
+type ImportOptions struct {
+	Dir      string // where the manifest image.json is
+	Image    string // to be made
+	Force    bool   // replace an existing image
+	Channels int    // 1 to 255; 0: chosen
+	Direct   directio.Mode
+
+	Progress *Progress
+}
+
+// ImportResult is what `ramjet import --json` prints. Sizes are in bytes.
+type ImportResult struct {
+	Image       string  `json:"image"`
+	ID          string  `json:"id"`
+	PagesTotal  int64   `json:"pages_total"`
+	PagesStored int64   `json:"pages_stored"`
+	BytesStored int64   `json:"bytes_stored"`
+	Seconds     float64 `json:"seconds"`
+}
+
+// importing is one Import under way.
+type importing struct {
+	ImportOptions
+	manifest              Manifest
+	sections, description []byte
+	memory                []guestmem.Memory
+	layout                *mappedram.Layout
+	target                *target
+	result                *ImportResult
+}
+
+// Import makes an image of raw memory and device state, as a Manifest describes them: what Export wrote, or what came
+// from elsewhere, with pmemsave and xen-save-devices-state of QEMU for example. Nothing is at Image unless all of it is.
+func Import(ctx context.Context, o ImportOptions) (*ImportResult, error) {
+	began := time.Now()
+	if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+		return nil, err
+	}
+	i := &importing{ImportOptions: o, result: &ImportResult{Image: o.Image}}
+	defer i.close()
+	if err := i.read(); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Dir, err)
+	}
+	var err error
+	if i.target, err = newTarget(o.Image, o.Force); err != nil {
+		return nil, err
+	}
+	id, err := i.write(ctx)
+	if err == nil {
+		err = i.target.Publish(false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	i.result.ID = id.String()
+	i.result.Seconds = time.Since(began).Seconds()
+	return i.result, nil
+}
+
+// maxManifest bounds the manifest's text, in bytes.
+const maxManifest = 4 << 20
+
+// read reads everything but the memory, and opens that.
+func (i *importing) read() error {
+	text, err := i.small(manifestName, maxManifest)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("there is no %s, which says what is in the directory (see ramjet import --help)", manifestName)
+	}
+	if err != nil {
+		return err
+	}
+	m := &i.manifest
+	if err := json.Unmarshal(text, m); err != nil {
+		return fmt.Errorf("%s: %w", manifestName, err)
+	}
+	if m.FormatVersion != manifestVersion {
+		return fmt.Errorf("%s has format_version %d, this ramjet knows %d", manifestName, m.FormatVersion, manifestVersion)
+	}
+	state, err := i.small(m.DeviceState, vmstate.MaxDeviceState)
+	if err != nil {
+		return err
+	}
+	if i.sections, err = vmstate.DeviceSections(state); err != nil {
+		return fmt.Errorf("%s: %w (it has to be what QEMU's xen-save-devices-state writes)", m.DeviceState, err)
+	}
+	if m.Description != "" {
+		if i.description, err = i.small(m.Description, vmstate.MaxDescription); err != nil {
+			return err
+		}
+		if _, err := vmstate.ParseDescription(i.description); err != nil {
+			return fmt.Errorf("%s: %w", m.Description, err)
+		}
+	}
+	return i.blocks()
+}
+
+// blocks opens the memory and lays the image out.
+func (i *importing) blocks() error {
+	var laid []mappedram.Block
+	for _, b := range i.manifest.Blocks {
+		laid = append(laid, mappedram.Block{Name: b.Name, Length: b.Length})
+	}
+	config := vmstate.Config{MachineType: i.manifest.Machine, Capabilities: []string{"mapped-ram"}}
+	var err error
+	if i.layout, err = mappedram.NewLayout(0, config, laid); err != nil {
+		return fmt.Errorf("%s: %w", manifestName, err)
+	}
+	for _, b := range i.manifest.Blocks {
+		m, err := i.block(b)
+		if err != nil {
+			return err
+		}
+		i.memory = append(i.memory, m)
+	}
+	return nil
+}
+
+// block opens a block's memory.
+func (i *importing) block(b ManifestBlock) (guestmem.Memory, error) {
+	f, err := i.open(b.File)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && st.Size() > b.Length {
+		err = fmt.Errorf("%s has %d bytes, more than the %d of block %s", b.File, st.Size(), b.Length, b.Name)
+	}
+	if err == nil && st.Size() < b.Length {
+		err = fmt.Errorf("%s has %d bytes, fewer than the %d of block %s (truncate -s %d makes the rest zeros)", b.File, st.Size(), b.Length, b.Name, b.Length)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return guestmem.OpenFile(f, 0, b.Length)
+}
+
+// open opens a file of the directory; a manifest from elsewhere shall not reach out of it.
+func (i *importing) open(name string) (*os.File, error) {
+	if !filepath.IsLocal(name) {
+		return nil, fmt.Errorf("%s names the file %q, which is not in the directory", manifestName, name)
+	}
+	root, err := os.OpenRoot(i.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.Open(name)
+}
+
+// small reads a file whole, if it has at most limit bytes.
+func (i *importing) small(name string, limit int64) ([]byte, error) {
+	f, err := i.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return b, err
+}
+
+func (i *importing) write(ctx context.Context) (id seal.ID, err error) {
+	w, l := i.target.file, i.layout
+	if err := w.Truncate(l.RAMEnd); err != nil {
+		return id, err
+	}
+	f, err := scratch(filepath.Dir(i.Image))
+	if err != nil {
+		return id, err
+	}
+	io, err := directio.Choose(i.Direct, i.target, os.O_WRONLY)
+	if err != nil {
+		f.Close()
+		return id, err
+	}
+	s := &migration.Save{
+		Layout: l, Memory: i.memory, Image: i.target, Sums: migration.NewSums(f, l.Blocks),
+		Params: migration.Params{Channels: i.Channels, Direct: io.Direct},
+	}
+	defer s.Sums.Close()
+	i.Progress.phase("importing")
+	stop := i.Progress.follow(&s.Progress)
+	err = s.Run(ctx)
+	stop()
+	if err != nil {
+		return id, err
+	}
+	if err := l.WriteHeaders(w); err != nil {
+		return id, err
+	}
+	for k, b := range s.Stored {
+		if err := l.WriteBitmap(w, k, b); err != nil {
+			return id, err
+		}
+	}
+	end, err := l.WriteTail(w, i.sections, i.description)
+	if err != nil {
+		return id, err
+	}
+	if err := l.Publish(w); err != nil {
+		return id, err
+	}
+	return i.seal(s, end)
+}
+
+// seal seals the image behind its stream, which ends at end.
+func (i *importing) seal(s *migration.Save, end int64) (id seal.ID, err error) {
+	f := i.manifest
+	m := &seal.Metadata{
+		Created: f.Created, Format: "ramjet", RamjetVersion: VersionString(), QEMUVersion: f.QEMUVersion, MachineType: f.Machine,
+		CommandLine: f.CommandLine, Cwd: f.Cwd, Executable: f.Executable, WasRunning: f.WasRunning,
+	}
+	if m.Created.IsZero() {
+		m.Created = time.Now().UTC()
+	}
+	bitmap := func(k int) (mappedram.Bitmap, error) { return s.Stored[k], nil }
+	if m.StreamHash, err = i.layout.StreamHash(bitmap, i.sections, i.description); err != nil {
+		return id, err
+	}
+	for k, b := range i.layout.Blocks {
+		n := s.Stored[k].Count()
+		m.Blocks = append(m.Blocks, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: n})
+		i.result.PagesTotal += b.Pages()
+		i.result.PagesStored += n
+	}
+	i.result.BytesStored = i.result.PagesStored * mappedram.PageSize
+	return writeSeal(i.target.file, end, m, s.Stored, s.Sums)
+}
+
+func (i *importing) close() {
+	for _, m := range i.memory {
+		m.Close()
+	}
+	if i.target != nil {
+		i.target.Discard()
+	}
+}
