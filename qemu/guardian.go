@@ -29,11 +29,12 @@ type Guardian struct {
 
 // Orders tell a guardian what to do if we die now.
 type Orders struct {
-	Cont   bool     `json:"cont,omitempty"`   // the VM was running: let it go on
-	Cancel bool     `json:"cancel,omitempty"` // QEMU migrates on our behalf: cancel that first
-	Sets   []int64  `json:"sets,omitempty"`   // descriptor sets to remove
-	Files  []string `json:"files,omitempty"`  // unfinished files to remove
-	Leave  bool     `json:"leave,omitempty"`  // all is well: end
+	Cont   bool      `json:"cont,omitempty"`   // the VM was running: let it go on
+	Cancel bool      `json:"cancel,omitempty"` // QEMU migrates on our behalf: cancel that first
+	Sets   []int64   `json:"sets,omitempty"`   // descriptor sets to remove
+	Files  []string  `json:"files,omitempty"`  // unfinished files to remove
+	Undo   []Command `json:"undo,omitempty"`   // of what we set in the VM
+	Leave  bool      `json:"leave,omitempty"`  // all is well: end
 }
 
 const guardianName = "ramjet-guardian"
@@ -136,12 +137,18 @@ func (m *lastMonitor) rescue(o Orders) {
 	if o.Cancel {
 		m.execute("migrate_cancel", nil)
 	}
-	for o.Cont && time.Now().Before(deadline) {
-		// cont is refused while a cancelled migration is still being cleaned up.
-		if err := m.execute("cont", nil); err == nil || errors.Is(err, io.EOF) {
-			break
+	var orders []Command
+	if o.Cont {
+		orders = append(orders, Command{Execute: "cont"})
+	}
+	for _, c := range append(orders, o.Undo...) {
+		// Much is refused while a cancelled migration is still being cleaned up.
+		for time.Now().Before(deadline) {
+			if err := m.execute(c.Execute, c.Arguments); err == nil || errors.Is(err, io.EOF) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	for _, s := range o.Sets {
 		m.execute("remove-fd", map[string]any{"fdset-id": s})
@@ -150,7 +157,7 @@ func (m *lastMonitor) rescue(o Orders) {
 
 // execute sends a command and waits for its own answer. The 0xFF before it throws away what the dead owner may have
 // left unfinished in QEMU's parser (json_message_process_token).
-func (m *lastMonitor) execute(cmd string, args map[string]any) error {
+func (m *lastMonitor) execute(cmd string, args any) error {
 	m.id++
 	id := fmt.Sprintf("%s-%d", guardianName, m.id)
 	line := map[string]any{"execute": cmd, "id": id}

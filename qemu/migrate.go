@@ -16,26 +16,42 @@ type Migration struct {
 	MaxBandwidth int64 // bytes a second; 0: no limit
 }
 
+// Command is a monitor command to be executed later.
+type Command struct {
+	Execute   string `json:"execute"`
+	Arguments any    `json:"arguments,omitempty"`
+}
+
+// Execute executes commands until one fails.
+func (vm *VM) Execute(ctx context.Context, commands []Command) error {
+	for _, c := range commands {
+		if err := vm.Monitor.Execute(ctx, c.Execute, c.Arguments, nil); err != nil {
+			return fmt.Errorf("%s: %w", c.Execute, err)
+		}
+	}
+	return nil
+}
+
 type capability struct {
 	Name  string `json:"capability"`
 	State bool   `json:"state"`
 }
 
-// SetMigration sets capabilities and parameters, and returns what puts them back as they were. That is never nil.
-func (vm *VM) SetMigration(ctx context.Context, m Migration) (restore func() error, err error) {
-	var undo []func(context.Context) error
-	restore = func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-		defer cancel()
-		var errs []error
-		for i := len(undo) - 1; i >= 0; i-- {
-			errs = append(errs, undo[i](ctx))
-		}
-		return errors.Join(errs...)
-	}
+func capabilities(caps []capability) Command {
+	return Command{"migrate-set-capabilities", map[string]any{"capabilities": caps}}
+}
+
+func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
+	c := capabilities(caps)
+	return vm.Monitor.Execute(ctx, c.Execute, c.Arguments, nil)
+}
+
+// MigrationSettings returns the commands that set a VM up to write a file as m says, and those that put everything back as
+// it is now. Each of the latter may be executed without the former.
+func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []Command, err error) {
 	var caps []capability
 	if err := vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
-		return restore, err
+		return nil, nil, err
 	}
 	want := map[string]bool{"mapped-ram": true, "multifd": m.Channels > 0}
 	var change, back []capability
@@ -44,35 +60,24 @@ func (vm *VM) SetMigration(ctx context.Context, m Migration) (restore func() err
 			change, back = append(change, capability{c.Name, w}), append(back, c)
 		}
 	}
-	if len(change) > 0 {
-		if err := vm.setCapabilities(ctx, change); err != nil {
-			return restore, fmt.Errorf("QEMU does not take the capabilities for saving to a file: %w", err)
-		}
-		undo = append(undo, func(ctx context.Context) error { return vm.setCapabilities(ctx, back) })
-	}
-	var old map[string]any
-	if err := vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
-		return restore, err
-	}
 	params := map[string]any{"direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth}
 	if m.Channels > 0 {
 		params["multifd-channels"] = m.Channels
+	}
+	var old map[string]any
+	if err := vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
+		return nil, nil, err
 	}
 	before := map[string]any{}
 	for k := range params {
 		before[k] = old[k]
 	}
-	if err := vm.Monitor.Execute(ctx, "migrate-set-parameters", params, nil); err != nil {
-		return restore, fmt.Errorf("QEMU does not take the parameters for saving to a file: %w", err)
+	if len(change) > 0 {
+		set = append(set, capabilities(change))
+		undo = append(undo, capabilities(back))
 	}
-	undo = append(undo, func(ctx context.Context) error {
-		return vm.Monitor.Execute(ctx, "migrate-set-parameters", before, nil)
-	})
-	return restore, nil
-}
-
-func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
-	return vm.Monitor.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": caps}, nil)
+	set = append(set, Command{"migrate-set-parameters", params})
+	return set, append(undo, Command{"migrate-set-parameters", before}), nil
 }
 
 // MigratedRAM is what QEMU tells of its progress, in bytes.

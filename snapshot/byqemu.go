@@ -65,13 +65,23 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	if err := s.roomForQEMU(&how); err != nil {
 		return err
 	}
-	restore, err := s.vm.SetMigration(ctx, how)
-	defer func() { err = errors.Join(err, restore()) }()
+	change, undo, err := s.vm.MigrationSettings(ctx, how)
 	if err != nil {
 		return err
 	}
-	s.pause.orders.Cancel = true
-	defer func() { s.pause.orders.Cancel = false }()
+	s.pause.orders.Cancel, s.pause.orders.Undo = true, undo
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), mercy)
+		defer cancel()
+		err = errors.Join(err, s.vm.Execute(ctx, undo))
+		s.pause.orders.Cancel, s.pause.orders.Undo = false, nil
+	}()
+	if err := s.pause.tell(); err != nil {
+		return err
+	}
+	if err := s.vm.Execute(ctx, change); err != nil {
+		return fmt.Errorf("QEMU does not take the settings for saving to a file: %w", err)
+	}
 	if err := s.pause.begin(ctx); err != nil {
 		return err
 	}

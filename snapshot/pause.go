@@ -50,7 +50,14 @@ func (p *pause) state() string {
 // order has the guardian take these descriptor sets away too, if we die.
 func (p *pause) order(sets ...int64) error {
 	p.orders.Sets = sets
-	return p.guardian.Order(p.orders)
+	return p.tell()
+}
+
+// tell gives the guardian its orders as they are now.
+func (p *pause) tell() error {
+	o := p.orders
+	o.Cont = p.stopped
+	return p.guardian.Order(o)
 }
 
 // begin stops the guest. A VM that was paused already costs it nothing.
@@ -59,12 +66,10 @@ func (p *pause) begin(ctx context.Context) error {
 	if p.was != "running" {
 		return nil
 	}
-	o := p.orders
-	o.Cont = true
-	if err := p.guardian.Order(o); err != nil {
+	p.stopped = true
+	if err := p.tell(); err != nil {
 		return err
 	}
-	p.stopped = true
 	if err := p.vm.Stop(ctx); err != nil {
 		return fmt.Errorf("cannot stop the VM: %w", err)
 	}
@@ -92,7 +97,7 @@ func (p *pause) end(then Then) error {
 	}
 	p.stopped = false
 	p.length = time.Since(p.since)
-	return p.guardian.Order(p.orders)
+	return p.tell()
 }
 
 // close makes sure that the guest goes on, and lets the guardian go.

@@ -22,7 +22,8 @@ type target struct {
 	path   string
 	force  bool
 	file   *directio.File // buffered, for all but pages
-	hidden string         // its temporary name; empty if it has none
+	hidden string         // its temporary name, if it has to have one
+	named  bool           // it has it
 }
 
 // newTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
@@ -31,11 +32,12 @@ func newTarget(path string, force bool) (*target, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
-	t := &target{path: path, force: force}
+	hidden := fmt.Sprintf(".%s.%08x.unfinished", filepath.Base(path), rand.Uint32())
+	t := &target{path: path, force: force, hidden: filepath.Join(dir, hidden)}
 	f, err := openUnnamed(dir)
 	if err != nil {
-		t.hidden = t.temporary()
 		f, err = os.OpenFile(t.hidden, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		t.named = err == nil
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -77,22 +79,13 @@ func openUnnamed(dir string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), filepath.Join(dir, "(unfinished image)")), nil
 }
 
-func (t *target) temporary() string {
-	return filepath.Join(filepath.Dir(t.path), fmt.Sprintf(".%s.%08x.unfinished", filepath.Base(t.path), rand.Uint32()))
-}
-
 // Open makes another description of the unfinished file.
 func (t *target) Open(flags int) (*os.File, error) {
 	return directio.Reopen{File: t.file.File}.Open(flags)
 }
 
-// files are what a guardian should remove if we die.
-func (t *target) files() []string {
-	if t.hidden == "" {
-		return nil
-	}
-	return []string{t.hidden}
-}
+// files are what a guardian should remove, if it is there, when we die.
+func (t *target) files() []string { return []string{t.hidden} }
 
 // Publish makes the file durable and gives it its name. The rename is durable too when it returns nil. With
 // dropCache nothing of it stays in the page cache.
@@ -127,22 +120,21 @@ func (t *target) holdOld() *os.File {
 // name links or renames the file to its path: never over something that was not to be replaced.
 func (t *target) name() error {
 	from := fmt.Sprintf("/proc/self/fd/%d", t.file.Fd())
-	if t.hidden == "" && !t.force {
+	if !t.named && !t.force {
 		return t.exists(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.path, unix.AT_SYMLINK_FOLLOW))
 	}
-	if t.hidden == "" {
+	if !t.named {
 		// There is no call that links over an existing name, so it takes a step between.
-		hidden := t.temporary()
-		if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, hidden, unix.AT_SYMLINK_FOLLOW); err != nil {
+		if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.hidden, unix.AT_SYMLINK_FOLLOW); err != nil {
 			return err
 		}
-		t.hidden = hidden
+		t.named = true
 	}
 	if t.force {
 		if err := os.Rename(t.hidden, t.path); err != nil {
 			return err
 		}
-		t.hidden = ""
+		t.named = false
 		return nil
 	}
 	err := unix.Renameat2(unix.AT_FDCWD, t.hidden, unix.AT_FDCWD, t.path, unix.RENAME_NOREPLACE)
@@ -155,7 +147,7 @@ func (t *target) name() error {
 	if err != nil {
 		return t.exists(err)
 	}
-	t.hidden = ""
+	t.named = false
 	return nil
 }
 
@@ -168,7 +160,7 @@ func (t *target) exists(err error) error {
 
 // Discard gives the file up; after Publish it only closes it.
 func (t *target) Discard() {
-	if t.hidden != "" {
+	if t.named {
 		os.Remove(t.hidden)
 	}
 	t.file.Close()
