@@ -182,6 +182,10 @@ func (r *restore) commandLine() (err error) {
 		return fmt.Errorf("%s does not say how its VM was started: give QEMU's arguments after --", r.Image)
 	}
 	m := r.image.Seal
+	if blanked := qemu.Blanked(m.CommandLine); len(blanked) > 0 {
+		return fmt.Errorf("the command line recorded in %s is without its secrets, which are never saved: give it after --, with %s made complete (ramjet inspect shows it)",
+			r.Image, strings.Join(blanked, " and "))
+	}
 	r.launch.Args = m.CommandLine
 	if st, err := os.Stat(m.Cwd); err == nil && st.IsDir() {
 		r.launch.Dir = m.Cwd

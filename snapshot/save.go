@@ -238,7 +238,11 @@ func (s *save) metadata() *seal.Metadata {
 		WasRunning:    s.pause.was == "running",
 	}
 	if !s.NoCommandLine {
-		m.CommandLine, m.Cwd, m.Executable = s.vm.CommandLine.Args, s.vm.CommandLine.Dir, s.vm.CommandLine.Executable
+		c := s.vm.CommandLine
+		m.CommandLine, m.Cwd, m.Executable = qemu.WithoutSecrets(c.Args), c.Dir, c.Executable
+		for _, b := range qemu.Blanked(m.CommandLine) {
+			s.log("recorded without its secret: %s", b)
+		}
 	}
 	return m
 }

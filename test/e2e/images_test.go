@@ -24,7 +24,7 @@ import (
 
 // TestImages looks at images of one guest in every way that a user can.
 func TestImages(t *testing.T) {
-	v := vm.Run(t, vm.Config{Memory: "256M", Backend: vm.Memfd, Fill: 40})
+	v := vm.Run(t, vm.Config{Memory: "256M", Backend: vm.Memfd, Fill: 40, ExtraArgs: []string{"-object", "secret,id=s0,data=hunter2"}})
 	i := &images{v: v, dir: t.TempDir()}
 	i.image = filepath.Join(i.dir, "image")
 	i.sum = whole(t, v).Sum
@@ -35,6 +35,7 @@ func TestImages(t *testing.T) {
 	save(t, v, i.image)
 	t.Run("verify", i.verify)
 	t.Run("restore checks", i.restoreChecks)
+	t.Run("secrets", i.secrets)
 	t.Run("scrub", i.scrub)
 	t.Run("raw", i.raw)
 	t.Run("import", i.imported)
@@ -205,6 +206,21 @@ func (i *images) scrub(t *testing.T) {
 		c.Wait()
 		said.Close()
 	}
+}
+
+// secrets looks for one in what is recorded.
+func (i *images) secrets(t *testing.T) {
+	b, err := os.ReadFile(i.image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if start := open(t, i.image).StreamEnd; bytes.Contains(b[start:], []byte("hunter2")) {
+		t.Error("the seal records a secret")
+	}
+	if o := ramjet(t, "inspect", i.image); !strings.Contains(o.out, "secret,id=s0,data=BLANKED") || !strings.Contains(o.out, "ram0") {
+		t.Errorf("recorded is %s", o.out)
+	}
+	refused(t, 1, []string{"without its secrets", "secret,id=s0", "after --"}, "restore", "--detach", i.image)
 }
 
 // raw exports memory as QEMU itself writes it.
