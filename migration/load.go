@@ -101,7 +101,11 @@ func (l *Load) loadRange(c *channel, b *LoadBlock, r guestmem.Range) error {
 }
 
 func (l *Load) read(c *channel, b *LoadBlock, r guestmem.Range, p []byte) error {
-	if _, err := c.file.ReadAt(p, b.PagesOffset+r.Start); err != nil {
+	f, cached := c.in(b.PagesOffset+r.Start, len(p))
+	if cached {
+		l.Progress.Cached.Add(int64(len(p)))
+	}
+	if _, err := f.ReadAt(p, b.PagesOffset+r.Start); err != nil {
 		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("the image ends within its pages at %d: %w", b.PagesOffset+r.Start, io.ErrUnexpectedEOF)
 		}

@@ -60,6 +60,10 @@ type Params struct {
 	// for thousands of single pages, each between holes, that takes ten times as long as it takes the page
 	// cache to collect them and write them back.
 	Small int64
+
+	// Cached has a Load with Direct read through the page cache what is in it: a copy from memory is
+	// faster than any disk, and a direct read of a dirty page has to wait until it is written.
+	Cached bool
 }
 
 func (p Params) channels() int {
@@ -88,6 +92,7 @@ type Progress struct {
 	Stored atomic.Int64 // pages written to the image or read from it
 	Zero   atomic.Int64 // pages found to be zero although they existed
 	Bytes  atomic.Int64 // page data moved
+	Cached atomic.Int64 // of these, bytes that a Load found in the page cache (Params.Cached)
 }
 
 // job is one stretch of one block: the ranges in it that are to be moved.
@@ -100,27 +105,35 @@ type job struct {
 
 // channel is one way to the image with what belongs to it alone.
 type channel struct {
-	file  *directio.File
-	small *directio.File // for runs of fewer than limit bytes; nil: for none
-	limit int64
-	buf   directio.Buffer
+	file     *directio.File
+	buffered *directio.File // the way through the page cache beside a direct file, if it is wanted
+	limit    int64          // runs of fewer bytes are written that way
+	buf      directio.Buffer
 }
 
 func (c *channel) close() error {
 	c.buf.Free()
 	err := c.file.Close()
-	if c.small != nil {
-		err = errors.Join(err, c.small.Close())
+	if c.buffered != nil {
+		err = errors.Join(err, c.buffered.Close())
 	}
 	return err
 }
 
-// way is the file for a run of n bytes.
-func (c *channel) way(n int) *directio.File {
-	if c.small != nil && int64(n) < c.limit {
-		return c.small
+// out is the way for writing n bytes.
+func (c *channel) out(n int) *directio.File {
+	if c.buffered != nil && int64(n) < c.limit {
+		return c.buffered
 	}
 	return c.file
+}
+
+// in is the way for reading n bytes at off, and whether they come from the page cache although they need not.
+func (c *channel) in(off int64, n int) (f *directio.File, cached bool) {
+	if c.buffered != nil && directio.Cached(c.buffered.File, off, int64(n)) {
+		return c.buffered, true
+	}
+	return c.file, false
 }
 
 // openChannels opens n descriptions of the image. Page I/O is O_DIRECT on all of them or on none.
@@ -149,8 +162,8 @@ func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error)
 	if c.file, err = directio.Open(o, direct); err != nil {
 		return nil, err
 	}
-	if p.Direct && p.Small > 0 && flags == os.O_WRONLY {
-		c.small, err = directio.Open(o, flags)
+	if p.Direct && (flags == os.O_WRONLY && p.Small > 0 || flags == os.O_RDONLY && p.Cached) {
+		c.buffered, err = directio.Open(o, flags)
 	}
 	if err == nil {
 		c.buf, err = directio.NewBuffer(stretch)

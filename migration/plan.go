@@ -147,7 +147,7 @@ func (p *plan) act(first, n int64, view []byte) error {
 func (p *plan) write(first int64, sums []uint64, pages []byte) error {
 	p.note(first, sums)
 	b := p.Layout.Blocks[p.block]
-	if err := p.limit.write(p.ctx, p.c.way(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
+	if err := p.limit.write(p.ctx, p.c.out(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
 	}
 	n := int64(len(sums))

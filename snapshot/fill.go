@@ -114,9 +114,17 @@ func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[i
 	if err != nil {
 		return err
 	}
-	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct}
+	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct, Cached: r.Direct == directio.Auto}
 	if err := l.Run(ctx); err != nil {
 		return fmt.Errorf("%s: %w", image.path, err)
 	}
+	r.log("%s: %d MiB read, %s I/O (%s), %d MiB of it from the page cache, where they were", image.path,
+		l.Progress.Bytes.Load()>>20, io, io.Why, l.Progress.Cached.Load()>>20)
 	return nil
+}
+
+func (r *restore) log(format string, args ...any) {
+	if r.Log != nil {
+		r.Log(fmt.Sprintf(format, args...))
+	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -56,18 +57,14 @@ func zombie(pid int) bool {
 	return len(f) > 0 && f[0] == "Z"
 }
 
-// cached is how many bytes of a file are in the page cache (cachestat(2), Linux 6.5).
+// cached is how many bytes of a file are in the page cache
 func cached(path string) (int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	var c unix.Cachestat_t
-	if err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{}, &c, 0); err != nil {
-		return 0, fmt.Errorf("cannot tell what is cached: %w", err)
-	}
-	return int64(c.Cache) * int64(os.Getpagesize()), nil
+	return directio.Resident(f, 0, 0)
 }
 
 // evict takes a file out of the page cache.
