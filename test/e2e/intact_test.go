@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -72,18 +73,25 @@ func noProcess(t *testing.T) {
 // processes are the command lines of all processes of the program under test.
 func processes(t *testing.T) (lines []string) {
 	t.Helper()
-	all, err := filepath.Glob("/proc/[0-9]*/exe")
-	do(t, err)
-	for _, exe := range all {
-		if target, err := os.Readlink(exe); err != nil || strings.TrimSuffix(target, " (deleted)") != program {
-			continue
-		}
-		b, _ := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline"))
+	for _, pid := range pids() {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if line := strings.ReplaceAll(string(b), "\x00", " "); line != "" {
 			lines = append(lines, line)
 		}
 	}
 	return lines
+}
+
+// pids are the processes of the program under test.
+func pids() (found []int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/exe")
+	for _, exe := range all {
+		if target, err := os.Readlink(exe); err == nil && strings.TrimSuffix(target, " (deleted)") == program {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(exe)))
+			found = append(found, pid)
+		}
+	}
+	return found
 }
 
 // running is a ramjet that has not ended yet.
