@@ -47,6 +47,8 @@ type RestoreOptions struct {
 
 	Progress *Progress
 	Log      func(string)
+
+	number string // a clone's, which {n} in Command stands for
 }
 
 // RestoreResult is what `ramjet restore --detach --json` prints. Times are in seconds.
@@ -98,6 +100,11 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	if r.state, err = r.openState(); err != nil {
 		return nil, err
 	}
+	return r.start(ctx)
+}
+
+// start starts QEMU and brings the image in, when all is checked.
+func (r *restore) start(ctx context.Context) (*VM, error) {
 	r.Progress.phase("starting QEMU")
 	in, err := r.launch.Start(ctx)
 	if err != nil {
@@ -175,7 +182,7 @@ func (r *restore) commandLine() (err error) {
 		return err
 	}
 	if r.Command != nil {
-		r.launch.Args = words
+		r.launch.Args = r.numbered(words)
 		return nil
 	}
 	if !recorded {
@@ -186,11 +193,23 @@ func (r *restore) commandLine() (err error) {
 		return fmt.Errorf("the command line recorded in %s is without its secrets, which are never saved: give it after --, with %s made complete (ramjet inspect shows it)",
 			r.Image, strings.Join(blanked, " and "))
 	}
-	r.launch.Args = m.CommandLine
+	r.launch.Args = r.numbered(m.CommandLine)
 	if st, err := os.Stat(m.Cwd); err == nil && st.IsDir() {
 		r.launch.Dir = m.Cwd
 	}
 	return nil
+}
+
+// numbered puts a clone's number in.
+func (r *restore) numbered(words []string) []string {
+	if r.number == "" {
+		return words
+	}
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = strings.ReplaceAll(w, "{n}", r.number)
+	}
+	return out
 }
 
 // placeMemory decides which blocks come from the image, not through the state stream, and for instant mode changes

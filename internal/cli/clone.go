@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) clone() *cobra.Command {
+	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Began: began}}
+	c := &cobra.Command{
+		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
+		Short: "Start N VMs from one image",
+		Long: `Start N VMs from IMAGE. They share its page cache: each costs the memory that it writes to.
+
+In QEMU's arguments {n} stands for the clone's number, from 0 on. What two clones cannot both have - a port of the host,
+a socket, a file or a disk that is written - is found before the first one starts. With --qmp DIR their monitors are
+DIR/0.sock, DIR/1.sock and so on, with --overlay what they write to their disks goes into qcow2 images in DIR.
+
+If one cannot be started the others are left running, and the error says which.
+
+The guests are the same to the last bit: the same host name, MAC addresses and random numbers to come. That is fine for guests
+that are on no network with each other; a device -device vmgenid tells a guest that it was cloned.`,
+		Example: `  ramjet clone vm1.img -n 10 --qmp /run/clones --overlay --detach
+  ramjet clone vm1.img -n 3 --qmp /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
+		Args: func(c *cobra.Command, args []string) error {
+			if n := c.ArgsLenAtDash(); n >= 0 {
+				o.Command = args[n:]
+				args = args[:n]
+			}
+			return exactly(1)(c, args)
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if o.N < 1 || o.N > snapshot.MaxClones {
+				return usageError{fmt.Errorf("how many clones? Give -n 1 to %d", snapshot.MaxClones)}
+			}
+			if o.Overlay && o.Socket == "" {
+				return usageError{errors.New("--overlay puts the overlays into the directory of --qmp: name one")}
+			}
+			o.Image, o.Log = args[0], a.log
+			clones, err := snapshot.Clone(c.Context(), o)
+			if clones == nil {
+				return err
+			}
+			return a.cloned(c.Context(), clones, o.Detach, err)
+		},
+	}
+	f := c.Flags()
+	f.IntVarP(&o.N, "number", "n", 0, "start `N` of them")
+	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guests ask for it, or before they run")
+	f.StringVar(&o.Socket, "qmp", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
+	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
+	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp")
+	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
+	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
+	f.BoolVar(&o.Verify, "verify", false, "check every page before they run")
+	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (eager; default: chosen)")
+	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
+	_ = c.RegisterFlagCompletionFunc("mode", fixed("instant", "eager"))
+	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	return c
+}
+
+// cloned says what came of it, which may be something beside an error, and stays if that was asked for.
+func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, failed error) error {
+	var text strings.Builder
+	for _, v := range clones.VMs {
+		if v.Error == "" {
+			fmt.Fprintf(&text, "clone %d %s", v.N, restored(v.RestoreResult))
+		}
+	}
+	if detach {
+		return errors.Join(failed, a.print(clones.CloneResult, text.String()))
+	}
+	a.log(strings.TrimSpace(text.String()))
+	stop := context.AfterFunc(ctx, func() { clones.Signal(syscall.SIGTERM) })
+	defer stop()
+	status := clones.Wait()
+	if failed == nil && status != 0 {
+		return exitStatus(status)
+	}
+	return failed
+}
