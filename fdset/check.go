@@ -105,7 +105,7 @@ func (f *fact) direct() bool { return f.flags&unix.O_DIRECT != 0 }
 func (c *check) wrong(p Problem, about []*fact, format string, args ...any) error {
 	e := &WrongSetError{ID: c.id, Problem: p, Text: fmt.Sprintf(format, args...)}
 	for _, f := range about {
-		e.FDs = append(e.FDs, f.fd)
+		e.FDs = append(e.FDs, f.name)
 	}
 	return e
 }
@@ -124,7 +124,7 @@ func (c *check) run(members []member) error {
 			err = unix.Fstat(m.fd, &f.st)
 		}
 		if err != nil {
-			return &Error{Text: fmt.Sprintf("Failed to read file status flags for fd=%d", m.fd), Errno: errno(err)}
+			return &Error{Text: fmt.Sprintf("Failed to read file status flags for fd=%d", m.name), Errno: errno(err)}
 		}
 		if f.flags = flags; flags&unix.O_ACCMODE == c.mode {
 			right = append(right, f)

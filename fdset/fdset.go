@@ -59,16 +59,17 @@ type set struct {
 // member is a descriptor in a set, owned by it.
 type member struct {
 	file   *os.File
-	fd     int // its number, which clients know it by
+	fd     int // its number here
+	name   int // the number that clients know it by
 	opaque *string
 }
 
 // String is how error messages name a descriptor.
 func (m member) String() string {
 	if m.opaque == nil {
-		return fmt.Sprintf("fd=%d", m.fd)
+		return fmt.Sprintf("fd=%d", m.name)
 	}
-	return fmt.Sprintf("fd=%d (%q)", m.fd, *m.opaque)
+	return fmt.Sprintf("fd=%d (%q)", m.name, *m.opaque)
 }
 
 // Set is a set as query-fdsets tells it.
@@ -93,6 +94,12 @@ type Added struct {
 // the lowest free id if id is nil. opaque, if not nil, is kept for Query. f
 // belongs to the sets from then on, and is closed if Add fails.
 func (s *Sets) Add(f *os.File, id *int64, opaque *string) (Added, error) {
+	return s.AddAs(f, id, -1, opaque)
+}
+
+// AddAs is Add for a descriptor that clients know by another number than it has here, because they passed it to
+// another process; with a negative one it is Add.
+func (s *Sets) AddAs(f *os.File, id *int64, number int, opaque *string) (Added, error) {
 	fd, err := rawFD(f)
 	if err != nil {
 		f.Close()
@@ -113,8 +120,11 @@ func (s *Sets) Add(f *os.File, id *int64, opaque *string) (Added, error) {
 	if !found {
 		s.sets = slices.Insert(s.sets, i, &set{id: *id})
 	}
-	s.sets[i].members = append(s.sets[i].members, member{f, fd, opaque})
-	return Added{*id, fd}, nil
+	if number < 0 {
+		number = fd
+	}
+	s.sets[i].members = append(s.sets[i].members, member{f, fd, number, opaque})
+	return Added{*id, number}, nil
 }
 
 func (s *Sets) lowestFree() int64 {
@@ -150,7 +160,7 @@ func (s *Sets) Remove(id int64, fd *int64) error {
 		return nil
 	case found:
 		set := s.sets[i]
-		j := slices.IndexFunc(set.members, func(m member) bool { return int64(m.fd) == *fd })
+		j := slices.IndexFunc(set.members, func(m member) bool { return int64(m.name) == *fd })
 		if j < 0 {
 			break
 		}
@@ -171,7 +181,7 @@ func (s *Sets) Query() []Set {
 	for _, set := range slices.Backward(s.sets) {
 		fds := make([]FD, len(set.members))
 		for i, m := range set.members {
-			fds[i] = FD{m.fd, m.opaque}
+			fds[i] = FD{m.name, m.opaque}
 		}
 		list = append(list, Set{set.id, fds})
 	}

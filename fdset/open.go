@@ -95,7 +95,7 @@ func (s *set) match(flags int) (m member, have int, err error) {
 	for _, m := range slices.Backward(s.members) {
 		have, err := unix.FcntlInt(uintptr(m.fd), unix.F_GETFL, 0)
 		if err != nil {
-			return m, 0, &Error{Text: fmt.Sprintf("Failed to read file status flags for fd=%d", m.fd), Errno: errno(err)}
+			return m, 0, &Error{Text: fmt.Sprintf("Failed to read file status flags for fd=%d", m.name), Errno: errno(err)}
 		}
 		if have&matchFlags == flags&matchFlags {
 			return m, have, nil
@@ -107,7 +107,7 @@ func (s *set) match(flags int) (m member, have int, err error) {
 // duplicate makes the file that Open returns.
 func (m member) duplicate(path string, flags, have int) (*os.File, error) {
 	failed := func(err error) error {
-		return &Error{Text: fmt.Sprintf("Failed to dup() given file descriptor fd=%d", m.fd), Errno: errno(err)}
+		return &Error{Text: fmt.Sprintf("Failed to dup() given file descriptor fd=%d", m.name), Errno: errno(err)}
 	}
 	if have&unix.O_SYNC != flags&unix.O_SYNC {
 		return nil, failed(syscall.EINVAL)

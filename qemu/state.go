@@ -44,8 +44,9 @@ const maxDeviceState = 1 << 30
 // StateFile takes device state from QEMU through a descriptor set: memory of ours, so
 // that QEMU needs no file of its own. Make it before the VM is stopped.
 type StateFile struct {
-	file *os.File
-	set  int64
+	file   *os.File
+	writer *os.File // shares QEMU's open file description
+	set    int64
 }
 
 // NewStateFile passes the descriptor.
@@ -56,12 +57,11 @@ func (vm *VM) NewStateFile(ctx context.Context) (*StateFile, error) {
 	}
 	s := &StateFile{file: os.NewFile(uintptr(fd), "device state")}
 	// QEMU matches the access mode exactly (monitor_fdset_dup_fd_add), and opens for writing only.
-	w, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
-	if err == nil {
-		s.set, err = vm.PassFiles(ctx, "ramjet device state", w)
-		w.Close()
+	if s.writer, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0); err == nil {
+		s.set, err = vm.PassFiles(ctx, "ramjet device state", s.writer)
 	}
 	if err != nil {
+		s.writer.Close()
 		s.file.Close()
 		return nil, err
 	}
@@ -108,6 +108,10 @@ func (vm *VM) freeSet(ctx context.Context) (int64, error) {
 // DeviceSections has the stopped VM write its device state, and returns the sections (vmstate.DeviceSections),
 // saying that the VM was in state status.
 func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) ([]byte, error) {
+	// QEMU truncates the file and writes from where the descriptor stands, which is at the end if this is not the first time.
+	if _, err := s.writer.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
 	args := map[string]any{
 		"filename": fmt.Sprintf("/dev/fdset/%d", s.set),
 		// live:true would hand the disks over to another QEMU (bdrv_inactivate_all).
@@ -133,5 +137,5 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 
 // Close takes the descriptor away from QEMU again.
 func (s *StateFile) Close(ctx context.Context, vm *VM) error {
-	return errors.Join(vm.Monitor.RemoveFDSet(ctx, s.set), s.file.Close())
+	return errors.Join(vm.Monitor.RemoveFDSet(ctx, s.set), s.writer.Close(), s.file.Close())
 }
