@@ -169,16 +169,21 @@ func (l *load) run(ctx context.Context) (err error) {
 	if err := l.pages(ctx, image, view); err != nil {
 		return err
 	}
-	// QEMU says completed before the guest runs (process_incoming_migration_bh).
-	l.set(statusCompleted, nil)
+	l.takeUp(state)
+	return nil
+}
+
+// takeUp has the guest do what it did when it was saved.
+func (l *load) takeUp(state string) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if state == "running" && l.state.autostart {
 		l.setRunning(true, "running")
 	} else {
 		l.state.name = "paused"
 	}
-	return nil
+	l.mu.Unlock()
+	// QEMU says it in this order (process_incoming_migration_bh).
+	l.set(statusCompleted, nil)
 }
 
 // openImage reads all headers. It reads at offsets, so that the client's descriptor stays where it is.
@@ -204,7 +209,7 @@ func (l *load) openImage() (*mappedram.Image, error) {
 	return image, nil
 }
 
-// pages loads all pages, into memory that has been cleared.
+// pages loads all pages, and makes zero what the image has no page of: an earlier load may have failed half way.
 func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) error {
 	load := &migration.Load{Image: l.opener, Params: migration.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
 	found := 0
@@ -226,13 +231,10 @@ func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) er
 		if err != nil {
 			return err
 		}
-		load.Blocks = append(load.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: view.Memory[at]})
+		load.Blocks = append(load.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: view.Memory[at], Clear: true})
 	}
 	if found != len(view.Blocks) {
 		return fmt.Errorf("the image has %d pieces of memory, this guest has %d", found, len(view.Blocks))
-	}
-	if err := l.memory.clear(); err != nil {
-		return err
 	}
 	return load.Run(ctx)
 }

@@ -137,19 +137,6 @@ func (p *piece) open() (guestmem.Memory, error) {
 	return guestmem.OpenFile(os.NewFile(uintptr(fd), p.file.Name()), p.offset, p.size)
 }
 
-// clear makes all of the memory zeros, as a load expects it.
-func (m *Memory) clear() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, p := range m.pieces {
-		err := unix.Fallocate(int(p.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.offset, p.size)
-		if err != nil {
-			return fmt.Errorf("cannot clear the memory %s: %w", p.name, err)
-		}
-	}
-	return nil
-}
-
 // same tells whether v's blocks are the guest's.
 func (m *Memory) same(v *View) bool {
 	m.mu.Lock()

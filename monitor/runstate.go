@@ -56,7 +56,7 @@ func (m *Monitor) cont(_ context.Context, r *qmp.Request) (any, error) {
 	case "inmigrate":
 		m.state.autostart = true
 	case "finish-migrate":
-		return nil, qmp.Errorf("migration is in progress: cancel it to let the guest go on")
+		return nil, qmp.Errorf("Migration is not finalized yet")
 	case "running":
 	default:
 		m.setRunning(true, "running")

@@ -56,6 +56,11 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 	if err != nil {
 		return nil, err
 	}
+	return AttachMonitor(ctx, monitor, socket, pid)
+}
+
+// AttachMonitor is Attach with a connection to the monitor, which it takes over.
+func AttachMonitor(ctx context.Context, monitor *qmp.Client, socket string, pid int) (*VM, error) {
 	vm := &VM{Monitor: monitor, Socket: socket, PID: pid}
 	if err := vm.learn(ctx); err != nil {
 		monitor.Close()

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/proxy"
 	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/snapshot"
 )
@@ -23,6 +24,7 @@ type serveFlags struct {
 	socket    string
 	fd        int
 	vm        string
+	pid       int
 	memory    []string
 	incoming  bool
 	noSandbox bool
@@ -36,44 +38,67 @@ func (a *app) serve() *cobra.Command {
 		Long: `Serve QEMU's monitor protocol: descriptor sets (add-fd, remove-fd, query-fdsets) and migration to and from
 files in QEMU's mapped-ram format, with QEMU's own commands, texts, states and events.
 
-The guest is memory of its own (--memory, or object-add), which a QEMU of machine type "none" with the same memory
+With --vm it is the monitor of a running QEMU: everything is passed on both ways, except that migrations to and from
+mapped-ram files are done by Ramjet. Otherwise the guest is memory of its own (--memory, or object-add), which a QEMU of machine type "none" with the same memory
 can take over and give back. Files come as descriptors that clients pass; the file system is out of reach: serve gives
 up access to it, and all system calls that it does not need, before it answers the first client. --no-sandbox
 leaves it that, and allows migration to file:PATH.
 
 The socket is open to its own user only.`,
 		Example: `  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G
-  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G --incoming`,
+  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G --incoming
+  ramjet serve --qmp /run/vm1-safe.qmp --vm /run/vm1.qmp`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error { return a.runServe(c.Context(), o) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.socket, "qmp", "", "listen at `SOCKET`, which is made with mode 0600")
 	f.IntVar(&o.fd, "qmp-fd", -1, "serve the inherited descriptor `N`, a Unix socket that listens or is connected")
+	f.StringVar(&o.vm, "vm", "", "be the monitor of the QEMU whose QMP socket is `SOCKET`")
+	f.IntVar(&o.pid, "pid", 0, "QEMU's process `PID`, where the socket of --vm cannot tell")
 	f.StringArrayVar(&o.memory, "memory", nil, "guest memory of its own, `NAME=SIZE` (repeatable)")
 	f.BoolVar(&o.incoming, "incoming", false, "wait for migrate-incoming")
 	f.BoolVar(&o.noSandbox, "no-sandbox", false, "keep access to the file system, and migrate to and from file:PATH too")
 	return c
 }
 
+func (o serveFlags) check() error {
+	switch {
+	case (o.socket == "") == (o.fd < 0):
+		return errors.New("where to serve? Give a socket to make with --qmp, or an inherited one with --qmp-fd")
+	case o.vm != "" && (len(o.memory) > 0 || o.incoming):
+		return errors.New("--memory and --incoming are for a guest of its own, not for the QEMU of --vm")
+	case o.vm == "" && o.pid != 0:
+		return errors.New("--pid needs --vm")
+	}
+	return nil
+}
+
+// backend is what answers the clients.
+type backend interface{ Close() error }
+
 func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
-	if (o.socket == "") == (o.fd < 0) {
-		return usageError{errors.New("where to serve? Give a socket to make with --qmp, or an inherited one with --qmp-fd")}
+	if err := o.check(); err != nil {
+		return usageError{err}
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	server := &qmp.Server{Greeting: monitor.Greeting(snapshot.VersionString())}
-	m, err := newMonitor(o, server, end)
+	b, err := o.backend(ctx, server, end)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, m.Close()) }()
+	defer func() { err = errors.Join(err, b.Close()) }()
 	l, conn, err := o.listen()
 	if err != nil {
 		return err
 	}
 	if !o.noSandbox {
-		if missing := monitor.Sandbox(); missing != nil {
+		sandbox := monitor.Sandbox
+		if o.vm != "" {
+			sandbox = monitor.SandboxBeside
+		}
+		if missing := sandbox(); missing != nil {
 			a.log(missing.Error())
 		}
 	}
@@ -84,7 +109,23 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 	return err
 }
 
-// errQuit ends serve because a client said quit.
+// backend makes what is served and gives the server its commands.
+func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.CancelCauseFunc) (backend, error) {
+	if o.vm == "" {
+		return newMonitor(o, s, end)
+	}
+	p, err := proxy.New(ctx, s, proxy.Options{Socket: o.vm, PID: o.pid, Paths: o.noSandbox})
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		<-p.Gone()
+		end(errQuit)
+	}()
+	return p, nil
+}
+
+// errQuit ends serve because a client said quit, or the QEMU is gone.
 var errQuit = errors.New("quit")
 
 // newMonitor makes the guest and the server's commands.

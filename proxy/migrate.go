@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/qemu"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// settings asks QEMU for its capabilities and parameters.
+func (p *Proxy) settings(ctx context.Context) (s monitor.Settings, err error) {
+	var caps []struct {
+		Capability string
+		State      bool
+	}
+	if err := p.vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
+		return s, err
+	}
+	on := map[string]bool{}
+	for _, c := range caps {
+		on[c.Capability] = c.State
+	}
+	var params struct {
+		Channels    int    `json:"multifd-channels"`
+		DirectIO    bool   `json:"direct-io"`
+		Bandwidth   uint64 `json:"max-bandwidth"`
+		ZeroPages   string `json:"zero-page-detection"`
+		Compression string `json:"multifd-compression"`
+		TLS         string `json:"tls-creds"`
+		Mode        string `json:"mode"`
+	}
+	if err := p.vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &params); err != nil {
+		return s, err
+	}
+	return monitor.Settings{
+		Events: on["events"], MappedRAM: on["mapped-ram"] && (params.Mode == "normal" || params.Mode == ""), Multifd: on["multifd"],
+		IgnoreShared: on["x-ignore-shared"], Channels: params.Channels, DirectIO: params.DirectIO, MaxBandwidth: params.Bandwidth,
+		ZeroPages: params.ZeroPages, Compression: params.Compression, TLS: params.TLS != "",
+	}, nil
+}
+
+// migrate does a migration to a mapped-ram file itself, and has QEMU do every other one, and say what is wrong with
+// arguments that are none of ours.
+func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
+	var args monitor.MigrateArgs
+	if err := r.Args(&args); err != nil {
+		return p.migrateThere(ctx, r)
+	}
+	a, err := monitor.Target{URI: args.URI, Channels: args.Channels}.Address(false)
+	if err != nil {
+		return nil, err // QEMU 10.0 would crash at some
+	}
+	s, err := p.settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	moved := p.moved
+	p.mu.Unlock()
+	switch {
+	case p.out.Active():
+		return nil, qmp.Errorf("There's a migration process in progress")
+	case moved:
+		return nil, qmp.Errorf("Can't migrate the vm that was paused due to previous migration")
+	case a.Transport != "file" || !s.MappedRAM || args.Resume != nil && *args.Resume:
+		return p.migrateThere(ctx, r)
+	}
+	if err := s.Ready(); err != nil {
+		return nil, err
+	}
+	if err := p.takeSet(ctx, a.Path); err != nil {
+		return nil, err
+	}
+	if there, err := p.onlyThere(ctx, s); err != nil {
+		return nil, err
+	} else if there {
+		return p.migrateChecked(ctx, r, a, s)
+	}
+	p.mu.Lock()
+	p.ours = true
+	p.mu.Unlock()
+	err = p.out.Start(ctx, a, s)
+	var no *qemu.Refusal
+	if errors.As(err, &no) {
+		return p.migrateChecked(ctx, r, a, s)
+	}
+	return nil, err
+}
+
+// onlyThere tells whether QEMU has to answer by itself: because it will refuse, or because only it knows how.
+func (p *Proxy) onlyThere(ctx context.Context, s monitor.Settings) (bool, error) {
+	if s.IgnoreShared {
+		return true, nil
+	}
+	err := p.vm.Migratable(ctx)
+	var no *qemu.Refusal
+	if errors.As(err, &no) {
+		return true, nil
+	}
+	return false, err
+}
+
+// migrateChecked has QEMU write a mapped-ram file itself, unless that would crash it.
+func (p *Proxy) migrateChecked(ctx context.Context, r *qmp.Request, a monitor.Address, s monitor.Settings) (any, error) {
+	main, _, err := p.out.Files.Main(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
+	if err != nil {
+		return nil, err
+	}
+	main.Close()
+	p.sets.Close()
+	return p.migrateThere(ctx, r)
+}
+
+func (p *Proxy) migrateThere(ctx context.Context, r *qmp.Request) (any, error) {
+	answer, err := p.forward(ctx, r)
+	if err == nil {
+		p.mu.Lock()
+		p.ours = false
+		p.mu.Unlock()
+	}
+	return answer, err
+}
+
+func (p *Proxy) lastIsOurs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.ours
+}
+
+func (p *Proxy) queryMigrate(ctx context.Context, r *qmp.Request) (any, error) {
+	if !p.lastIsOurs() {
+		return p.forward(ctx, r)
+	}
+	return p.out.Info(), r.Args(nil)
+}
+
+func (p *Proxy) migrateCancel(ctx context.Context, r *qmp.Request) (any, error) {
+	if !p.lastIsOurs() {
+		return p.forward(ctx, r)
+	}
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	p.out.Cancel()
+	return nil, nil
+}
+
+func (p *Proxy) setCapabilities(ctx context.Context, r *qmp.Request) (any, error) {
+	if p.out.Active() {
+		return nil, qmp.Errorf("There's a migration process in progress")
+	}
+	return p.forward(ctx, r)
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// takeSet gets the descriptors of the set that path names out of QEMU, which keeps them. A path that names no set of
+// QEMU's, or no set at all, is left to the one who opens it.
+func (p *Proxy) takeSet(ctx context.Context, path string) error {
+	p.sets.Close()
+	id, err := fdset.ParsePath(path)
+	if !fdset.IsPath(path) || err != nil {
+		return nil
+	}
+	sets, err := p.vm.Monitor.QueryFDSets(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(sets, func(s qmp.FDSet) bool { return s.ID == id })
+	if i < 0 || id == p.state.Set() {
+		return nil
+	}
+	process, err := unix.PidfdOpen(p.vm.PID, 0)
+	if err != nil {
+		return fmt.Errorf("cannot get at QEMU's process %d: %w", p.vm.PID, err)
+	}
+	defer unix.Close(process)
+	for _, d := range sets[i].FDs {
+		fd, err := unix.PidfdGetfd(process, int(d.FD), 0)
+		if errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("no permission to take descriptors from QEMU's process %d: run ramjet serve as root or as its user "+
+				"(and see ptrace_scope in ptrace(2))", p.vm.PID)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot take the descriptor fd=%d from QEMU: %w", d.FD, err)
+		}
+		// The client knows the descriptor by the number that it has in QEMU, and so do errors.
+		if _, err := p.sets.AddAs(os.NewFile(uintptr(fd), path), &id, int(d.FD), optional(d.Opaque)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// queryFDSets hides the set that is ours, and shows one whose descriptors were removed while a migration uses them.
+func (p *Proxy) queryFDSets(ctx context.Context, r *qmp.Request) (any, error) {
+	if err := r.Args(nil); err != nil {
+		return nil, err
+	}
+	var sets []fdset.Set
+	if err := p.vm.Monitor.Execute(ctx, "query-fdsets", nil, &sets); err != nil {
+		return nil, err
+	}
+	sets = slices.DeleteFunc(sets, func(s fdset.Set) bool { return s.ID == p.state.Set() })
+	if !p.out.Active() {
+		return sets, nil
+	}
+	for _, used := range p.sets.Query() {
+		if !slices.ContainsFunc(sets, func(s fdset.Set) bool { return s.ID == used.ID }) {
+			sets = append(sets, fdset.Set{ID: used.ID, FDs: []fdset.FD{}})
+		}
+	}
+	slices.SortFunc(sets, func(a, b fdset.Set) int { return int(min(max(b.ID-a.ID, -1), 1)) })
+	return sets, nil
+}
