@@ -4,8 +4,8 @@
 //
 // It knows what O_DIRECT asks of memory and offsets (Alignment), gives out
 // memory that satisfies it (Buffer), moves whole extents or says why not
-// (File), and chooses between direct and buffered access (Mode). It knows
-// nothing of images or guests.
+// (File), chooses between direct and buffered access (Mode), and names files
+// durably. It knows nothing of images or guests.
 //
 // Direct and buffered access to one file go through two open file
 // descriptions: the flag belongs to the description, and duplicates share it
@@ -43,7 +43,7 @@ type Path string
 func (p Path) Open(flags int) (*os.File, error) { return openAt(string(p), string(p), flags) }
 
 func openAt(path, name string, flags int) (*os.File, error) {
-	fd, err := sys.open(path, flags|unix.O_CLOEXEC)
+	fd, err := sys.open(path, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if flags&unix.O_DIRECT != 0 && errors.Is(err, unix.EINVAL) {
 			return nil, &os.PathError{Op: "open", Path: name, Err: ErrNoDirect}

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"unsafe"
@@ -50,7 +51,10 @@ var (
 
 // pmScanArg is struct pm_scan_arg.
 type pmScanArg struct {
-	size, flags, start, end, walkEnd, vec, vecLen, maxPages               uint64
+	size, flags, start, end, walkEnd uint64
+	// A pointer, not a number, so that what it points to stays where it is.
+	vec                                                                   *[256]pageRegion
+	vecLen, maxPages                                                      uint64
 	categoryInverted, categoryMask, categoryAnyOfMask, returnMaskOfResult uint64
 }
 
@@ -97,15 +101,15 @@ func (p *pagemap) scan(addr uint64, r Range, w want) (found []Range, next int64,
 		size:              uint64(unsafe.Sizeof(pmScanArg{})),
 		start:             addr + uint64(r.Start),
 		end:               addr + uint64(r.End),
-		vec:               uint64(uintptr(unsafe.Pointer(&regions))),
+		vec:               &regions,
 		vecLen:            uint64(len(regions)),
 		categoryInverted:  w.not,
 		categoryMask:      w.not,
 		categoryAnyOfMask: pageIsPresent | pageIsSwapped,
 	}
-	n, _, errno := unix.Syscall(unix.SYS_IOCTL, p.f.Fd(), pagemapScan, uintptr(unsafe.Pointer(&arg)))
-	if errno != 0 {
-		return nil, 0, errno
+	n, err := ignoringEINTR(func() (int, error) { return calls.Scan(int(p.f.Fd()), unsafe.Pointer(&arg)) })
+	if err != nil {
+		return nil, 0, err
 	}
 	for _, g := range regions[:n] {
 		found = append(found, Range{int64(g.start - addr), int64(g.end - addr)})
@@ -129,8 +133,11 @@ const (
 func (p *pagemap) read(addr uint64, r Range, w want) (found []Range, next int64, err error) {
 	var entries [8192 * 8]byte
 	n := min(r.Len()/PageSize, int64(len(entries)/8))
-	if _, err := p.f.ReadAt(entries[:n*8], int64((addr+uint64(r.Start))/PageSize*8)); err != nil {
+	at := int64((addr + uint64(r.Start)) / PageSize * 8)
+	if got, err := transfer(calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
 		return nil, 0, err
+	} else if int64(got) < n*8 {
+		return nil, 0, io.ErrUnexpectedEOF // the process has ended
 	}
 	for i := int64(0); i < n; i++ {
 		e := binary.NativeEndian.Uint64(entries[i*8:])

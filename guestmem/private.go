@@ -42,11 +42,11 @@ func (p *private) Populated(within Range) iter.Seq2[Range, error] {
 }
 
 func (p *private) Read(buf []byte, off int64) error {
-	return p.transfer("read", unix.ProcessVMReadv, buf, off)
+	return p.transfer("read", calls.ReadVM, buf, off)
 }
 
 func (p *private) Write(buf []byte, off int64) error {
-	return p.transfer("write", unix.ProcessVMWritev, buf, off)
+	return p.transfer("write", calls.WriteVM, buf, off)
 }
 
 type vmCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)

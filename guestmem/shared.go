@@ -46,8 +46,14 @@ func (s *shared) Write(p []byte, off int64) error {
 	if s.huge {
 		return s.writeMapped(p, s.offset+off)
 	}
-	_, err := s.f.WriteAt(p, s.offset+off)
-	return err
+	n, err := transfer(calls.Pwrite, int(s.f.Fd()), p, s.offset+off)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write guest memory at %d of %s: %w", s.offset+off+int64(n), s.f.Name(), err)
+	}
+	return nil
 }
 
 // writeMapped maps the pages for as long as it takes: hugetlbfs has no write(2).
@@ -73,10 +79,13 @@ func checkRange(p []byte, off, size int64) error {
 
 // readFile fills p. What is behind the file's end within its last page is zero, as it is in a mapping.
 func readFile(f *os.File, p []byte, at int64) error {
-	n, err := f.ReadAt(p, at)
-	if err == io.EOF && len(p)-n < PageSize {
-		clear(p[n:])
-		return nil
+	n, err := transfer(calls.Pread, int(f.Fd()), p, at)
+	if err == nil && n < len(p) {
+		if len(p)-n < PageSize {
+			clear(p[n:])
+			return nil
+		}
+		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read guest memory at %d of %s: %w", at+int64(n), f.Name(), err)
@@ -90,13 +99,13 @@ func dataRanges(f *os.File, offset int64, within Range) iter.Seq2[Range, error] 
 	return func(yield func(Range, error) bool) {
 		fd, end := int(f.Fd()), offset+within.End
 		for at := offset + within.Start; at < end; {
-			data, err := unix.Seek(fd, at, unix.SEEK_DATA)
+			data, err := seek(fd, at, unix.SEEK_DATA)
 			if errors.Is(err, unix.ENXIO) {
 				return
 			}
 			var hole int64
 			if err == nil {
-				hole, err = unix.Seek(fd, data, unix.SEEK_HOLE)
+				hole, err = seek(fd, data, unix.SEEK_HOLE)
 			}
 			if err != nil {
 				yield(Range{}, fmt.Errorf("cannot tell data from holes in %s: %w", f.Name(), err))
@@ -109,4 +118,8 @@ func dataRanges(f *os.File, offset int64, within Range) iter.Seq2[Range, error] 
 			at = offset + r.End
 		}
 	}
+}
+
+func seek(fd int, off int64, whence int) (int64, error) {
+	return ignoringEINTR(func() (int64, error) { return calls.Seek(fd, off, whence) })
 }

@@ -12,16 +12,11 @@ import (
 
 // punch makes [off, off+n) of the channel's file read as zeros, and take no disk where the file system can do that.
 func (c *channel) punch(off, n int64) error {
-	for {
-		err := unix.Fallocate(int(c.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
-			return c.writeZeros(off, n)
-		}
-		return err
+	err := c.file.Punch(off, n)
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		return c.writeZeros(off, n)
 	}
+	return err
 }
 
 func (c *channel) writeZeros(off, n int64) error {

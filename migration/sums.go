@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -17,13 +18,13 @@ import (
 // scratch file: for a large guest they are too many to hold. A page that no sum was stored for has that of a page of
 // zeros: sums are kept as their difference from that, so that a hole of the file says so.
 type Sums struct {
-	f      *os.File
+	f      *directio.File
 	starts []int64 // first page of each block in the file
 }
 
 // NewSums makes room in scratch, which it takes over, for the pages of blocks.
 func NewSums(scratch *os.File, blocks []mappedram.Block) *Sums {
-	s := &Sums{f: scratch}
+	s := &Sums{f: &directio.File{File: scratch}}
 	var pages int64
 	for _, b := range blocks {
 		s.starts = append(s.starts, pages)

@@ -22,7 +22,7 @@ const MaxFiles = 16
 // Client is a connection to a monitor after the negotiation. All methods may be
 // called by several goroutines at a time.
 type Client struct {
-	conn     *net.UnixConn
+	conn     clientConn
 	greeting Greeting
 	onEvent  func(Event) // may be nil
 
@@ -63,7 +63,7 @@ type command struct {
 
 func newClient(conn *net.UnixConn) *Client {
 	return &Client{
-		conn:    conn,
+		conn:    clientConn{conn, calls},
 		sendq:   make(chan *call),
 		done:    make(chan struct{}),
 		fdTurn:  make(chan struct{}, 1),
@@ -242,7 +242,7 @@ func (c *Client) send(k *call) error {
 		c.answer(id, reply{err: fmt.Errorf("command %s: %w", k.cmd, err)})
 		return nil
 	}
-	return sendWithFDs(c.conn, append(b, '\r', '\n'), k.files)
+	return c.conn.send(append(b, '\r', '\n'), k.files)
 }
 
 // answer hands r to the caller of command id, if it is still known.

@@ -121,7 +121,7 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 	c := newClient(conn)
 	c.onEvent = d.Events
 	greeted := make(chan error, 1)
-	r := newLineReader(conn)
+	r := newLineReader(c.conn)
 	go func() { greeted <- c.readGreeting(r) }()
 
 	timer := time.NewTimer(wait)

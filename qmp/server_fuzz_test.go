@@ -47,7 +47,7 @@ func FuzzServer(f *testing.F) {
 				if n%3 == 0 {
 					fds = []int{int(file.Fd()), int(file.Fd())}[:1+n%2]
 				}
-				if sendWithFDs(conns[0], input[:k], fds) != nil {
+				if (clientConn{conns[0], calls}).send(input[:k], fds) != nil {
 					return
 				}
 				input = input[k:]

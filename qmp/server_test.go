@@ -96,7 +96,7 @@ func (w *wire) send(s string, files ...*os.File) {
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
-	if err := sendWithFDs(w.conn, []byte(s), fds); err != nil {
+	if err := (clientConn{w.conn, calls}).send([]byte(s), fds); err != nil {
 		w.t.Fatal(err)
 	}
 }

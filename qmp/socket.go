@@ -11,19 +11,52 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendWithFDs writes b, with fds on its first byte.
-func sendWithFDs(conn *net.UnixConn, b []byte, fds []int) error {
+// Calls are the ways in which a client's bytes and descriptors come and go, as a seam: a test replaces some of them
+// to fail, to shorten or to delay.
+type Calls struct {
+	Read    func(conn *net.UnixConn, p []byte) (int, error)
+	Write   func(conn *net.UnixConn, p []byte) (int, error)
+	SendFDs func(conn *net.UnixConn, p []byte, rights []byte) (int, error) // may take less than all of p
+}
+
+var calls = Calls{
+	Read:  (*net.UnixConn).Read,
+	Write: (*net.UnixConn).Write,
+	SendFDs: func(conn *net.UnixConn, p []byte, rights []byte) (int, error) {
+		n, _, err := conn.WriteMsgUnix(p, rights, nil)
+		return n, err
+	},
+}
+
+// Inject puts a test's calls in place of the usual ones for the clients that are made until undo; change gets the present
+// ones to wrap.
+func Inject(change func(*Calls)) (undo func()) {
+	old := calls
+	change(&calls)
+	return func() { calls = old }
+}
+
+// clientConn is a client's connection by the calls of the time when it was made.
+type clientConn struct {
+	*net.UnixConn
+	calls Calls
+}
+
+func (w clientConn) Read(p []byte) (int, error) { return w.calls.Read(w.UnixConn, p) }
+
+// send writes b, with fds on its first byte.
+func (w clientConn) send(b []byte, fds []int) error {
 	if len(fds) > 0 {
-		n, _, err := conn.WriteMsgUnix(b, unix.UnixRights(fds...), nil)
+		n, err := w.calls.SendFDs(w.UnixConn, b, unix.UnixRights(fds...))
 		if err != nil {
 			return err
 		}
-		b = b[n:] // a stream socket may take less than all
+		b = b[n:]
 	}
 	if len(b) == 0 {
 		return nil
 	}
-	_, err := conn.Write(b)
+	_, err := w.calls.Write(w.UnixConn, b)
 	return err
 }
 
@@ -97,7 +130,7 @@ func PeerCred(conn *net.UnixConn) (*unix.Ucred, error) {
 }
 
 // PeerCred is the function PeerCred for the client's connection.
-func (c *Client) PeerCred() (*unix.Ucred, error) { return PeerCred(c.conn) }
+func (c *Client) PeerCred() (*unix.Ucred, error) { return PeerCred(c.conn.UnixConn) }
 
 // PeerPID returns the process id of the monitor's process, with the reservation
 // made at PeerCred.

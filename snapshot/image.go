@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
@@ -27,7 +28,7 @@ func openImage(path string) (*openedImage, error) {
 	st, err := f.Stat()
 	if err == nil {
 		var m *mappedram.Image
-		if m, err = mappedram.Open(f, st.Size()); err == nil {
+		if m, err = mappedram.Open(&directio.File{File: f}, st.Size()); err == nil {
 			return &openedImage{m, path, f}, nil
 		}
 		err = notAnImage(f, st.Size(), err)

@@ -34,9 +34,9 @@ func newTarget(path string, force bool) (*target, error) {
 	dir := filepath.Dir(path)
 	hidden := fmt.Sprintf(".%s.%08x.unfinished", filepath.Base(path), rand.Uint32())
 	t := &target{path: path, force: force, hidden: filepath.Join(dir, hidden)}
-	f, err := openUnnamed(dir)
+	f, err := directio.CreateUnnamed(dir)
 	if err != nil {
-		f, err = os.OpenFile(t.hidden, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		f, err = directio.Create(t.hidden)
 		t.named = err == nil
 	}
 	switch {
@@ -71,14 +71,6 @@ func checkTarget(path string, force bool) error {
 	return nil
 }
 
-func openUnnamed(dir string) (*os.File, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), filepath.Join(dir, "(unfinished image)")), nil
-}
-
 // Open makes another description of the unfinished file.
 func (t *target) Open(flags int) (*os.File, error) {
 	return directio.Reopen{File: t.file.File}.Open(flags)
@@ -101,7 +93,10 @@ func (t *target) Publish(dropCache bool) error {
 	if err := t.name(); err != nil {
 		return fmt.Errorf("cannot give the image its name: %w", err)
 	}
-	return syncDir(filepath.Dir(t.path))
+	if err := directio.SyncDir(filepath.Dir(t.path)); err != nil {
+		return fmt.Errorf("cannot make the image's name durable: %w", err)
+	}
+	return nil
 }
 
 // holdOld keeps the file that is about to be replaced until the new one is published: to free its blocks takes
@@ -119,32 +114,21 @@ func (t *target) holdOld() *os.File {
 
 // name links or renames the file to its path: never over something that was not to be replaced.
 func (t *target) name() error {
-	from := fmt.Sprintf("/proc/self/fd/%d", t.file.Fd())
 	if !t.named && !t.force {
-		return t.exists(unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.path, unix.AT_SYMLINK_FOLLOW))
+		return t.exists(directio.Link(t.file.File, t.path))
 	}
 	if !t.named {
 		// There is no call that links over an existing name, so it takes a step between.
-		if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.hidden, unix.AT_SYMLINK_FOLLOW); err != nil {
+		if err := directio.Link(t.file.File, t.hidden); err != nil {
 			return err
 		}
 		t.named = true
 	}
+	rename := directio.RenameNew
 	if t.force {
-		if err := os.Rename(t.hidden, t.path); err != nil {
-			return err
-		}
-		t.named = false
-		return nil
+		rename = directio.Rename
 	}
-	err := unix.Renameat2(unix.AT_FDCWD, t.hidden, unix.AT_FDCWD, t.path, unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// NFS and some FUSE file systems know no flags; a link is refused over an existing name too.
-		if err = unix.Link(t.hidden, t.path); err == nil {
-			err = os.Remove(t.hidden)
-		}
-	}
-	if err != nil {
+	if err := rename(t.hidden, t.path); err != nil {
 		return t.exists(err)
 	}
 	t.named = false
@@ -161,27 +145,15 @@ func (t *target) exists(err error) error {
 // Discard gives the file up; after Publish it only closes it.
 func (t *target) Discard() {
 	if t.named {
-		os.Remove(t.hidden)
+		_ = directio.Remove(t.hidden)
 	}
 	t.file.Close()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("cannot make the image's name durable: %w", err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("cannot make the image's name durable: %w", err)
-	}
-	return nil
 }
 
 // scratch is a file for page sums: beside the image, since they are too many for memory with a large guest, or in memory
 // where that cannot be.
 func scratch(dir string) (*os.File, error) {
-	if f, err := openUnnamed(dir); err == nil {
+	if f, err := directio.CreateUnnamed(dir); err == nil {
 		return f, nil
 	}
 	fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Calls are the system calls through which guest memory is looked at, read and written, as a seam: a test
+// replaces some of them to fail, to shorten or to delay, and so sees what the rest of Ramjet makes of it.
+type Calls struct {
+	ReadVM  func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_readv(2)
+	WriteVM func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_writev(2)
+	Pread   func(fd int, p []byte, off int64) (int, error)
+	Pwrite  func(fd int, p []byte, off int64) (int, error)
+	Seek    func(fd int, off int64, whence int) (int64, error)
+	Scan    func(fd int, arg unsafe.Pointer) (int, error) // ioctl(PAGEMAP_SCAN)
+}
+
+var calls = Calls{
+	ReadVM:  unix.ProcessVMReadv,
+	WriteVM: unix.ProcessVMWritev,
+	Pread:   unix.Pread,
+	Pwrite:  unix.Pwrite,
+	Seek:    unix.Seek,
+	Scan: func(fd int, arg unsafe.Pointer) (int, error) {
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), pagemapScan, uintptr(arg))
+		if errno != 0 {
+			return 0, errno
+		}
+		return int(n), nil
+	},
+}
+
+// Inject puts a test's calls in place of the system's; change gets the present ones to wrap. The returned function
+// undoes it. Not for use while memory is being read.
+func Inject(change func(*Calls)) (undo func()) {
+	old := calls
+	change(&calls)
+	return func() { calls = old }
+}
+
+// ignoringEINTR repeats a call that a signal interrupted before it did anything.
+func ignoringEINTR[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if err != unix.EINTR {
+			return v, err
+		}
+	}
+}
+
+// transfer calls pread(2) or pwrite(2) until all of p is moved, which either may end early, and returns how much it was. At
+// the end of the file it stops without an error.
+func transfer(call func(int, []byte, int64) (int, error), fd int, p []byte, at int64) (done int, err error) {
+	for done < len(p) {
+		n, err := ignoringEINTR(func() (int, error) { return call(fd, p[done:], at+int64(done)) })
+		if err != nil || n <= 0 {
+			return done, err
+		}
+		done += n
+	}
+	return done, nil
+}
