@@ -85,6 +85,12 @@ func help(kind string, in io.Reader, out io.Writer) error {
 			err = unix.Madvise(p, unix.MADV_DONTNEED)
 		case "split":
 			err = unix.Madvise(p, unix.MADV_DONTDUMP)
+		case "remap": // another page of the same file
+			_, _, errno := unix.Syscall6(unix.SYS_MMAP, uintptr(unsafe.Pointer(&p[0])), PageSize,
+				unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_FIXED, uintptr(mapped), 0)
+			if errno != 0 {
+				err = errno
+			}
 		case "unmap":
 			_, _, errno := unix.Syscall(unix.SYS_MUNMAP, uintptr(unsafe.Pointer(&p[0])), PageSize, 0)
 			if errno != 0 {
@@ -98,6 +104,9 @@ func help(kind string, in io.Reader, out io.Writer) error {
 	}
 	return nil
 }
+
+// mapped is the descriptor of the helper's file.
+var mapped = -1
 
 func mapKind(kind string) ([]byte, error) {
 	const size = (pages + 2*margin) * PageSize
@@ -118,7 +127,7 @@ func mapKind(kind string) ([]byte, error) {
 		}
 		fd, offset = int(f.Fd()), 1<<20
 	}
-	if fd >= 0 {
+	if mapped = fd; fd >= 0 {
 		if err := unix.Ftruncate(fd, offset+size); err != nil {
 			return nil, err
 		}
