@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) bench() *cobra.Command {
-	o := bench.Config{}
+	o, plot := bench.Config{}, ""
 	c := &cobra.Command{
 		Use:   "bench [flags]",
 		Short: "Measure it against QEMU, libvirt and the disk, here",
@@ -22,7 +22,8 @@ on the file system of --dir. Figures are medians; compare only within one run.
 Needs QEMU and a guest kernel (make setup in Ramjet's source) and some free space: three times the guest's memory.`,
 		Example: `  ramjet bench
   ramjet bench --memory 8G --fill 5120 --rounds 7 --dir /var/lib/vms
-  ramjet bench --only "disk write" --only ramjet --json`,
+  ramjet bench --only "disk write" --only ramjet --json
+  ramjet bench --svg bench.svg`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
 			if o.Program, err = os.Executable(); err != nil {
@@ -37,6 +38,11 @@ Needs QEMU and a guest kernel (make setup in Ramjet's source) and some free spac
 			if err != nil {
 				return err
 			}
+			if plot != "" {
+				if err := os.WriteFile(plot, []byte(r.SVG()), 0o644); err != nil {
+					return err
+				}
+			}
 			return a.print(r, r.Table())
 		},
 	}
@@ -45,6 +51,7 @@ Needs QEMU and a guest kernel (make setup in Ramjet's source) and some free spac
 	f.StringVar(&o.Memory, "memory", "4G", "the guest's memory, `SIZE` as QEMU's -m takes it")
 	f.IntVar(&o.Fill, "fill", 2560, "`MIB` of it that are in use")
 	f.IntVar(&o.Rounds, "rounds", 5, "how often each is measured")
+	f.StringVar(&plot, "svg", "", "draw the result into `FILE` too")
 	f.StringArrayVar(&o.Only, "only", nil, "measure only rows whose name begins with `NAME` (repeatable)")
 	return c
 }

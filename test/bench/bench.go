@@ -73,6 +73,7 @@ type bench struct {
 	image  string // what is written, and removed before it is written again
 	stored int64  // page bytes of a save, which is what the plain loop writes too
 	used   map[vm.Backend]*vm.VM
+	sizes  map[string]*vm.VM
 }
 
 // Run measures all rows.
@@ -85,7 +86,7 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{Config: c, image: filepath.Join(dir, "image"), used: map[vm.Backend]*vm.VM{}}
+	b := &bench{Config: c, image: filepath.Join(dir, "image"), used: map[vm.Backend]*vm.VM{}, sizes: map[string]*vm.VM{}}
 	defer b.killAll()
 	r := &Report{Date: time.Now().UTC(), Machine: machine(dir), Config: map[string]string{
 		"memory": c.Memory, "fill": fmt.Sprintf("%d MiB", c.Fill), "rounds": fmt.Sprint(c.Rounds),
@@ -154,6 +155,9 @@ func (b *bench) guest(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
 
 func (b *bench) killAll() {
 	for _, v := range b.used {
+		v.Kill()
+	}
+	for _, v := range b.sizes {
 		v.Kill()
 	}
 }

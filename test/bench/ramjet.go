@@ -57,22 +57,27 @@ func restore(backend vm.Backend, mode string) func(context.Context, *bench) (Sam
 		if err != nil {
 			return Sample{}, err
 		}
-		dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
-		if err != nil {
-			return Sample{}, err
-		}
-		defer os.RemoveAll(dir)
-		var r snapshot.RestoreResult
-		args := append([]string{"restore", "--detach", "--mode", mode, b.image, "--", v.Program}, v.ArgsIn(dir)...)
-		s, err := b.ramjet(ctx, &r, args...)
-		if err != nil {
-			return s, err
-		}
-		defer kill(r.PID)
-		s.Total, s.Bytes = r.RunningSeconds, b.stored
-		s.Cache, err = cached(b.image)
+		return b.restoreOnce(ctx, v, b.image, mode, b.stored)
+	}
+}
+
+func (b *bench) restoreOnce(ctx context.Context, v *vm.VM, image, mode string, bytes int64) (Sample, error) {
+	dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
+	if err != nil {
+		return Sample{}, err
+	}
+	defer os.RemoveAll(dir)
+	settle()
+	var r snapshot.RestoreResult
+	args := append([]string{"restore", "--detach", "--mode", mode, image, "--", v.Program}, v.ArgsIn(dir)...)
+	s, err := b.ramjet(ctx, &r, args...)
+	if err != nil {
 		return s, err
 	}
+	defer kill(r.PID)
+	s.Total, s.Bytes = r.RunningSeconds, bytes
+	s.Cache, err = cached(image)
+	return s, err
 }
 
 // loadable is a guest whose image, not cached, lies at b.image.

@@ -36,6 +36,16 @@ func rows() []*Row {
 		&Row{Name: "ramjet eager shared", Group: "load", What: "the same into a shared memfd", run: restore(vm.Memfd, "eager")},
 		&Row{Name: "ramjet instant", Group: "load", What: "memory mapped from the image, image not cached", run: restore(vm.Anonymous, "instant")},
 	)
+	for _, size := range []string{"512M", "2G", "8G"} {
+		rows = append(rows, &Row{Name: "ramjet instant " + size, Group: "load",
+			What: "a guest of " + size + " with 256 MiB in use, mapped, image not cached", run: instantSized(size)})
+	}
+	for _, size := range []string{"512M", "12G"} {
+		rows = append(rows, &Row{Name: "ramjet sparse " + size, Group: "sparse",
+			What: "save of a guest of " + size + " with 256 MiB in use, anonymous memory", run: sparse(size, ramjetSample)})
+		rows = append(rows, &Row{Name: "qemu sparse " + size, Group: "sparse",
+			What: "the same by QEMU, 4 multifd channels", run: sparse(size, qemuSave(4, true))})
+	}
 	for _, n := range []int{1, 2, 4, 8} {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu load %d", n), Group: "load",
 			What: fmt.Sprintf("QEMU's own: mapped-ram, direct-io, %d multifd channels", n), run: qemuLoad(n)})
