@@ -87,7 +87,7 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// TestHostileMemory: what is 16 MiB of text must not become a multiple of it.
+// TestHostileMemory: what is 8 MiB of text must not become a multiple of it.
 func TestHostileMemory(t *testing.T) {
 	for name, entry := range map[string]string{"blocks": "{}", "command_line": `""`, "unknown": "[]"} {
 		text := `{"format_version":1,"` + name + `":[` + strings.Repeat(entry+",", (MaxMetadata-100)/(len(entry)+1)) + entry + `]}`

@@ -71,7 +71,7 @@ func (m *Metadata) TotalStored() int64 {
 	return n
 }
 
-// UnmarshalJSON reads the object with its lists bounded: 16 MiB of text could otherwise become a list many times as
+// UnmarshalJSON reads the object with its lists bounded: 8 MiB of text could otherwise become a list many times as
 // large in memory.
 func (m *Metadata) UnmarshalJSON(text []byte) error {
 	type plain Metadata

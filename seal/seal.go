@@ -9,7 +9,7 @@
 // Layout, from the end of the stream at offset S. All integers are little-endian.
 //
 //	S             0 to 7 bytes of zero, up to a multiple of 8 of the file's offset
-//	M             metadata: one JSON object, UTF-8, at most 16 MiB
+//	M             metadata: one JSON object, UTF-8, at most 8 MiB
 //	M+m           0 to 7 bytes of zero, up to a multiple of 8
 //	U             sums: for each block in the metadata's order, for each stored page in the order of pages,
 //	              u64 XXH3-64 of the page's bytes
@@ -56,7 +56,7 @@ const (
 
 // Limits on what is read and written.
 const (
-	MaxMetadata  = 16 << 20 // bytes of JSON
+	MaxMetadata  = 8 << 20 // bytes of JSON; an image with so much can be looked at in 64 MiB of memory
 	MaxBlocks    = 4096
 	MaxArguments = 1 << 16 // of a command line
 )

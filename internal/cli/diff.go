@@ -29,6 +29,7 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
   ramjet diff --json before.img after.img | jq -e .same`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
+			lean()
 			o.A, o.B, o.Map = args[0], args[1], m.cells(a)
 			done := a.show(&o.Progress)
 			r, err := snapshot.Diff(c.Context(), o)

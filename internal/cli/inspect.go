@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
@@ -34,6 +35,7 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
   ramjet inspect --json vm1.img | jq '.blocks[] | {name, pages_stored}'`,
 		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			lean()
 			o.Image, o.Map = args[0], m.cells(a)
 			r, err := snapshot.Inspect(o)
 			if err != nil {
@@ -81,7 +83,7 @@ func inspected(path string, r *snapshot.InspectResult) string {
 	line("memory", "%s, of which %s are stored (%s)", size(total), size(r.StoredBytes), percent(r.StoredBytes, total))
 	line("file", "%s, stream of %s at offset %d", size(r.FileBytes), size(r.StreamBytes), r.StreamOffset)
 	if r.Seal != nil && len(r.Seal.CommandLine) > 0 {
-		line("started as", "%s", shellQuote(append([]string{r.Seal.Executable}, r.Seal.CommandLine...)))
+		line("started as", "%s", shortened(r.Seal))
 		line("in", "%s", r.Seal.Cwd)
 	}
 	w.Flush()
@@ -92,6 +94,21 @@ func inspected(path string, r *snapshot.InspectResult) string {
 		deviceList(&s, r)
 	}
 	return s.String()
+}
+
+// shownCommand is how many bytes of the command line are shown to people; restore --print-command shows all of it.
+const shownCommand = 16 << 10
+
+// shortened is the recorded command line as a shell would take it, or its beginning.
+func shortened(m *seal.Metadata) string {
+	words, n := []string{m.Executable}, len(m.Executable)
+	for _, w := range m.CommandLine {
+		if n += len(w) + 1; n > shownCommand {
+			return shellQuote(words) + " ..."
+		}
+		words = append(words, w)
+	}
+	return shellQuote(words)
 }
 
 func prefixed(prefix, s string) string {

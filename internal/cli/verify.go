@@ -27,6 +27,7 @@ bitmaps and device state are checked for sense, and the status is 1 if they are 
   ramjet seal old.img && ramjet verify old.img`,
 		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			lean()
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
