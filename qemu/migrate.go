@@ -81,11 +81,14 @@ func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []C
 }
 
 // MigratedRAM is what QEMU tells of its progress, in bytes.
-type MigratedRAM struct{ Total, Remaining, Transferred int64 }
+type MigratedRAM struct {
+	Total, Remaining, Transferred int64
+	Rounds                        int64 `json:"dirty-sync-count"` // over all of memory, so far
+}
 
 // Migrate has QEMU migrate to uri and waits for the end. When ctx ends first the migration is cancelled, and Migrate returns when that
 // is done.
-func (vm *VM) Migrate(ctx context.Context, uri string, observe func(MigratedRAM)) error {
+func (vm *VM) Migrate(ctx context.Context, uri string, observe func(context.Context, MigratedRAM) error) error {
 	if err := vm.Monitor.Execute(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
 		return fmt.Errorf("QEMU does not start to save: %w", err)
 	}
@@ -99,7 +102,9 @@ func (vm *VM) Migrate(ctx context.Context, uri string, observe func(MigratedRAM)
 		if err := vm.Monitor.Execute(monitor, "query-migrate", nil, &m); err != nil {
 			return err
 		}
-		observe(m.RAM)
+		if err := observe(monitor, m.RAM); err != nil {
+			return err
+		}
 		switch m.Status {
 		case "completed":
 			return context.Cause(ctx)

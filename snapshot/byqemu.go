@@ -82,7 +82,11 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	if err := s.vm.Execute(ctx, change); err != nil {
 		return fmt.Errorf("QEMU does not take the settings for saving to a file: %w", err)
 	}
-	if err := s.pause.begin(ctx); err != nil {
+	begin := s.pause.begin
+	if s.Live {
+		begin = s.pause.beginWithQEMU
+	}
+	if err := begin(ctx); err != nil {
 		return err
 	}
 	s.Progress.phase("QEMU saves memory")
@@ -123,11 +127,20 @@ func (s *save) roomForQEMU(how *qemu.Migration) error {
 	return nil
 }
 
-// observe takes QEMU's own figures over.
-func (s *save) observe(r qemu.MigratedRAM) {
+// observe takes QEMU's own figures over. A live migration that does not get ahead of the guest is brought to its end
+// by a stop.
+func (s *save) observe(ctx context.Context, r qemu.MigratedRAM) error {
+	if s.Live && r.Rounds > maxPasses && !s.result.GaveUp && s.pause.was == "running" {
+		s.result.GaveUp = true
+		s.log("after %d rounds QEMU has %d bytes left to copy, the guest dirties them as fast: the rest is copied in the pause", r.Rounds, r.Remaining)
+		if err := s.vm.Stop(ctx); err != nil {
+			return err
+		}
+	}
 	if s.Progress != nil {
 		s.Progress.Total.Store(r.Total)
 		s.Progress.Done.Store(r.Total - r.Remaining)
 		s.Progress.Bytes.Store(r.Transferred)
 	}
+	return nil
 }

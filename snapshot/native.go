@@ -49,6 +49,9 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 		return state.Close(ctx, s.vm)
 	}
 	err = s.pause.order(state.Set())
+	if err == nil && n.Live {
+		err = n.live(ctx)
+	}
 	if err == nil {
 		err = n.paused(ctx, state)
 	}

@@ -20,6 +20,7 @@ type pause struct {
 	was      string      // the VM's state before
 	stopped  bool        // by us, and not let go on yet
 	since    time.Time
+	stops    func()        // finds out when QEMU stopped the guest; nil if we did
 	length   time.Duration // measured from stop to cont, both included
 }
 
@@ -76,6 +77,27 @@ func (p *pause) begin(ctx context.Context) error {
 	return nil
 }
 
+// beginWithQEMU is begin for a live migration, of which QEMU stops the guest itself: the pause counts from then on.
+func (p *pause) beginWithQEMU(context.Context) error {
+	p.since = time.Now()
+	if p.was != "running" {
+		return nil
+	}
+	p.stopped = true
+	events, cancel := p.vm.Monitor.Subscribe("STOP")
+	p.stops = func() {
+		defer cancel()
+		select {
+		case e, ok := <-events:
+			if ok && !e.Time.IsZero() {
+				p.since = e.Time
+			}
+		default:
+		}
+	}
+	return p.tell()
+}
+
 // mercy bounds how long we wait for a monitor when all that is left to do is to clean up.
 const mercy = 20 * time.Second
 
@@ -96,6 +118,9 @@ func (p *pause) end(then Then) error {
 		}
 	}
 	p.stopped = false
+	if p.stops != nil {
+		p.stops()
+	}
 	p.length = time.Since(p.since)
 	return p.tell()
 }

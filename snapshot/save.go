@@ -56,6 +56,7 @@ type SaveOptions struct {
 	MaxBandwidth  int64  // bytes a second; 0: no limit
 	NoCommandLine bool   // do not record how the VM was started
 	Force         bool   // replace an existing image
+	Live          bool   // copy memory while the guest runs, pause it only for what has changed since
 	Base          string // write only what differs from this image; empty: a whole image
 
 	Progress *Progress      // optional
@@ -78,7 +79,9 @@ type SaveResult struct {
 	SaveSeconds    float64 `json:"save_seconds"`    // start to the last byte handed to the kernel
 	DurableSeconds float64 `json:"durable_seconds"` // start to published
 	BytesPerSecond float64 `json:"bytes_per_second"`
-	Base           *string `json:"base"` // the image that a diff builds on
+	Passes         []Pass  `json:"passes,omitempty"`  // while the guest ran, with Live
+	GaveUp         bool    `json:"gave_up,omitempty"` // with Live: the guest was faster, and much was left for the pause
+	Base           *string `json:"base"`              // the image that a diff builds on
 }
 
 // save is one Save under way.

@@ -25,6 +25,9 @@ The VM is any QEMU with a QMP socket that nobody else is connected to. It stands
 and goes on then; its disks are not part of the image. Whatever goes wrong, the VM runs on and no
 half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.
 
+With --live the VM stands still only for as long as it takes to find and write what it has changed while the rest was
+copied. If it changes memory faster than that can be copied, the copying ends and the pause is longer.
+
 With --base IMAGE is a diff: only the pages that are not as in another image. A VM that was restored instantly from
 that image knows which; of any other VM all pages are read and compared with the base's checksums. Restoring a diff
 takes both files.`,
@@ -59,6 +62,7 @@ takes both files.`,
 	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
 	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
 	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
+	f.BoolVar(&o.Live, "live", false, "copy memory while the VM runs, stop it only for what has changed since")
 	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
 	_ = c.RegisterFlagCompletionFunc("engine", fixed("auto", "ramjet", "qemu"))

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// TestLive saves a guest that works on its memory all the time, live, and restores it in both modes: whatever
+// moment the image is of, the guest finds each page as it has to be.
+func TestLive(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		vm.Config
+	}{
+		{"anonymous", vm.Config{Memory: "256M", Fill: 100}},
+		{"memfd", vm.Config{Memory: "256M", Fill: 100, Backend: vm.Memfd, Nodes: 2}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := vm.Run(t, c.Config)
+			dir := t.TempDir()
+			at := func(name string) string { return filepath.Join(dir, name) }
+			save(t, v, at("base"))
+			do(t, v.Dirty(20))
+			do(t, v.Zero(0, 2000))
+
+			live := save(t, v, at("live"), "--live")
+			if len(live.Passes) < 2 || live.GaveUp {
+				t.Errorf("passes %v, gave up: %v", live.Passes, live.GaveUp)
+			}
+			t.Logf("passes: %+v", live.Passes)
+			diff := save(t, v, at("diff"), "--live", "--base", at("base"))
+			t.Logf("passes: %+v", diff.Passes)
+			byQEMU := save(t, v, at("qemu"), "--live", "--engine", "qemu")
+			if byQEMU.PauseSeconds > byQEMU.SaveSeconds/2 {
+				t.Errorf("QEMU's live save paused for %.3f s of %.3f s", byQEMU.PauseSeconds, byQEMU.SaveSeconds)
+			}
+			if whole(t, v); count(t, v) == 0 {
+				t.Error("the guest does not count")
+			}
+			v.Kill()
+			for _, image := range []string{"live", "diff", "qemu"} {
+				for _, mode := range []string{"instant", "eager"} {
+					t.Log(image, mode)
+					r, _ := restore(t, v, at(image), "--mode", mode)
+					do(t, r.Dirty(0))
+					whole(t, r)
+					r.Kill()
+				}
+			}
+		})
+	}
+}
+
+// TestLiveGivesUp has a guest dirty more than the target takes: the save ends all the same, soon and right.
+func TestLiveGivesUp(t *testing.T) {
+	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 60, Dirty: 200})
+	image := filepath.Join(t.TempDir(), "image")
+	r := save(t, v, image, "--live", "--max-bandwidth", "60M")
+	t.Logf("passes: %+v", r.Passes)
+	if !r.GaveUp || r.DurableSeconds > 20 {
+		t.Errorf("gave up: %v, after %.1f s", r.GaveUp, r.DurableSeconds)
+	}
+	v.Kill()
+	w, _ := restore(t, v, image)
+	do(t, w.Dirty(0))
+	whole(t, w)
+}
