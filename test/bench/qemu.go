@@ -82,13 +82,25 @@ func qemuSave(channels int, direct bool) func(context.Context, *bench, *vm.VM) (
 			return s, err
 		}
 		s.Total, s.CPU = time.Since(began).Seconds(), processCPU(v.PID)-cpu
-		if err := c.Execute(ctx, "cont", nil, nil); err != nil {
+		if err := resume(ctx, c); err != nil {
 			return s, err
 		}
 		s.Pause = time.Since(began).Seconds()
 		s.Cache, err = cached(b.image)
 		return s, err
 	}
+}
+
+// resume lets the guest go on. QEMU refuses that for a moment after it says that a migration is completed
+// ("Migration is not finalized yet").
+func resume(ctx context.Context, c *qmp.Client) (err error) {
+	for range 400 {
+		if err = c.Execute(ctx, "cont", nil, nil); err == nil || ctx.Err() != nil {
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return err
 }
 
 // qemuLoad measures QEMU's own load of an image that is not in the page cache, until the guest runs.
