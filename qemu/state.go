@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,20 @@ func (vm *VM) Status(ctx context.Context) (string, error) {
 func (vm *VM) Stop(ctx context.Context) error { return vm.Monitor.Execute(ctx, "stop", nil, nil) }
 
 // Cont lets the guest go on.
-func (vm *VM) Cont(ctx context.Context) error { return vm.Monitor.Execute(ctx, "cont", nil, nil) }
+func (vm *VM) Cont(ctx context.Context) error {
+	for {
+		err := vm.Monitor.Execute(ctx, "cont", nil, nil)
+		var e *qmp.Error
+		if !errors.As(err, &e) || e.Desc != notFinalized || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// notFinalized is what QEMU answers to cont in the moment between saying that a migration is completed and having
+// cleaned up after it (qmp_cont, RUN_STATE_FINISH_MIGRATE).
+const notFinalized = "Migration is not finalized yet"
 
 // Quit ends QEMU. Its end may come before its answer.
 func (vm *VM) Quit(ctx context.Context) error {
