@@ -10,6 +10,8 @@
 #   make fuzz          every fuzz target for FUZZTIME (5s)
 #   make lint          formatting, go vet, staticcheck
 #   make setup         only get QEMU and a guest kernel
+#   make install       the program, man pages, completions and systemd unit, under PREFIX (/usr/local) in DESTDIR
+#   make deb           a Debian package of the same, bin/ramjet_VERSION_amd64.deb
 #   make clean         remove what was built, and the kernel
 
 GO          ?= go
@@ -19,7 +21,18 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 # The release and what came after it, or the commit.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
-LDFLAGS := -s -w $(if $(VERSION),-X github.com/ramjet-vm/ramjet/snapshot.Version=$(VERSION))
+BUILD   := -X github.com/ramjet-vm/ramjet/snapshot
+LDFLAGS := -s -w $(if $(VERSION),$(BUILD).Version=$(VERSION) \
+	$(BUILD).Commit=$(shell git rev-parse HEAD) $(BUILD).CommitTime=$(shell git log -1 --format=%cI))
+
+# What is built is of the commit's time, so that building it again makes the same.
+export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+# A Debian version begins with a digit.
+export DEB_VERSION := $(or $(shell echo '$(VERSION)' | sed -n 's/^v\([0-9].*\)/\1/p' | tr - +),0~$(shell date -u -d @$(SOURCE_DATE_EPOCH) +%Y%m%d)+$(or $(VERSION),unknown))
+DEB_VERSION := $(subst -,+,$(DEB_VERSION))
+
+PREFIX  ?= /usr/local
+NFPM    := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 
 # Packages whose tests start no guest, and those whose tests do.
 UNIT  = $$($(GO) list ./... | grep -Ev '/test(/|$$)') ./test/guest
@@ -28,10 +41,28 @@ GUEST = $$($(GO) list ./test/... | grep -v '/test/guest$$')
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
 
-.PHONY: build setup demo test unit bench conformance fuzz lint clean
+.PHONY: build package install deb setup demo test unit bench conformance fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ramjet ./cmd/ramjet
+
+package: build
+	@rm -rf bin/package
+	$(GO) run -ldflags '$(LDFLAGS)' ./scripts/gen bin/package
+	@gzip -9n bin/package/man/*.1
+
+install: package
+	install -D -m 755 bin/ramjet $(DESTDIR)$(PREFIX)/bin/ramjet
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 bin/package/man/*.1.gz $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -D -m 644 bin/package/completions/ramjet.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/ramjet
+	install -D -m 644 bin/package/completions/ramjet.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ramjet
+	install -D -m 644 bin/package/completions/ramjet.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ramjet.fish
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/bin/ramjet|$(PREFIX)/bin/ramjet|' packaging/ramjet-serve@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ramjet-serve@.service
+
+deb: package
+	$(GO) run $(NFPM) package --config packaging/nfpm.yaml --packager deb --target bin/
 
 setup:
 	@scripts/setup

@@ -60,8 +60,12 @@ func (p *Progress) follow(e *migration.Progress) (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// Version is Ramjet's own, set by the build (-ldflags -X).
-var Version = ""
+// Version is Ramjet's own, Commit the source's and CommitTime that one's (RFC 3339), all set by the build (-ldflags -X).
+var (
+	Version    = ""
+	Commit     = ""
+	CommitTime = ""
+)
 
 // VersionString is Version or, in a build without one, what the Go tool knows of it.
 func VersionString() string {

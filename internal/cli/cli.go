@@ -37,6 +37,9 @@ type app struct {
 	json     bool
 	verbose  bool
 	progress progressMode
+
+	logFormat logFormat
+	command   string // the one that runs, for the log
 }
 
 // errInterrupted ends a command that was asked to stop by a signal.
@@ -94,6 +97,9 @@ func oneLine(s string) string {
 	return strings.Join(lines, "; ")
 }
 
+// Command is the definition of the command line, for what is generated from it.
+func Command() *cobra.Command { return (&app{out: io.Discard, err: io.Discard}).root() }
+
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ramjet",
@@ -105,7 +111,7 @@ func (a *app) root() *cobra.Command {
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no command %q: `ramjet help` lists them", args[0])}
+				return noCommand(c, args[0])
 			}
 			return c.Help()
 		},
@@ -113,26 +119,18 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w: see `%s --help`", err, c.CommandPath())}
-	})
+	root.PersistentPreRun = func(c *cobra.Command, _ []string) { a.command = c.Name() }
+	root.SetFlagErrorFunc(wrongFlag)
+	root.SuggestionsMinimumDistance = 2
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is decided and why")
+	flags.Var(&a.logFormat, "log-format", "how --verbose says it: text (key=value) or json, an object a line; implies --verbose")
+	_ = root.RegisterFlagCompletionFunc("log-format", fixed("text", "json"))
 	flags.Var(&a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none")
 	_ = root.RegisterFlagCompletionFunc("progress", fixed("auto", "bar", "json", "none"))
 	root.AddCommand(a.save(), a.restore(), a.clone(), a.verify(), a.seal(), a.inspect(), a.diff(), a.export(), a.importImage(), a.serve(), a.version(), a.bench(), a.demo())
 	return root
-}
-
-// exactly wants n arguments, named in the usage line.
-func exactly(n int) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) != n {
-			return usageError{fmt.Errorf("%d arguments where `%s` takes %d: see `%s --help`", len(args), c.UseLine(), n, c.CommandPath())}
-		}
-		return nil
-	}
 }
 
 // fixed completes a flag with given words.
@@ -153,11 +151,4 @@ func (a *app) print(result any, text string) error {
 	}
 	_, err := io.WriteString(a.out, text)
 	return err
-}
-
-// log prints what --verbose shows.
-func (a *app) log(s string) {
-	if a.verbose {
-		fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(s))
-	}
 }

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+)
+
+// logFormat is how --verbose speaks; "" is for people.
+type logFormat string
+
+func (l *logFormat) String() string { return string(*l) }
+func (l *logFormat) Type() string   { return "text|json" }
+
+func (l *logFormat) Set(s string) error {
+	switch s {
+	case "text", "json":
+		*l = logFormat(s)
+		return nil
+	}
+	return fmt.Errorf("%q is not one of text, json", s)
+}
+
+// logging tells whether anybody wants to read what is logged.
+func (a *app) logging() bool { return a.verbose || a.logFormat != "" }
+
+// log prints what --verbose shows.
+func (a *app) log(s string) { a.event(s) }
+
+// event is log with keys and values, which only programs get to see.
+func (a *app) event(s string, attrs ...any) {
+	switch {
+	case !a.logging():
+	case a.logFormat == "":
+		fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(s))
+	default:
+		a.logger().Info(oneLine(s), attrs...)
+	}
+}
+
+func (a *app) logger() *slog.Logger {
+	var h slog.Handler = slog.NewTextHandler(a.err, nil)
+	if a.logFormat == "json" {
+		h = slog.NewJSONHandler(a.err, nil)
+	}
+	return slog.New(h).With("command", a.command, "pid", os.Getpid())
+}
