@@ -19,10 +19,12 @@ import (
 // ExportFormat is what an image can be written as.
 type ExportFormat string
 
-// ExportRaw is each block by itself, with what Import needs beside; ExportELF a core of the guest's physical memory.
+// ExportRaw is each block by itself, with what Import needs beside; ExportELF a core of the guest's physical memory;
+// ExportFlat an image that builds on no other.
 const (
-	ExportRaw ExportFormat = "raw"
-	ExportELF ExportFormat = "elf"
+	ExportRaw  ExportFormat = "raw"
+	ExportELF  ExportFormat = "elf"
+	ExportFlat ExportFormat = "flat"
 )
 
 // ExportOptions are what Export can be told. Image, Out and Format are required.
@@ -48,6 +50,7 @@ type ExportResult struct {
 	Files    []ExportFile    `json:"files"`
 	Segments []ExportSegment `json:"segments,omitempty"` // ExportELF
 	CPUs     int             `json:"cpus"`               // ExportELF: whose registers are in the notes
+	ID       string          `json:"id,omitempty"`       // ExportFlat: of the new image
 	LeftOut  []string        `json:"left_out"`           // blocks that are not in it
 	Seconds  float64         `json:"seconds"`
 }
@@ -92,8 +95,10 @@ func Export(ctx context.Context, o ExportOptions) (*ExportResult, error) {
 	switch {
 	case o.Format == ExportELF:
 		write = e.elf
+	case o.Format == ExportFlat:
+		write = e.flat
 	case o.Format != ExportRaw:
-		return nil, fmt.Errorf("%q is no format to export to: raw and elf are", o.Format)
+		return nil, fmt.Errorf("%q is no format to export to: raw, elf and flat are", o.Format)
 	case o.Block != "":
 		write = e.oneBlock
 	}

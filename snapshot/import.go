@@ -211,26 +211,19 @@ func (i *importing) write(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, err
 	}
-	if err := l.WriteHeaders(w); err != nil {
-		return id, err
+	for _, b := range s.Stored {
+		i.result.PagesStored += b.Count()
 	}
-	for k, b := range s.Stored {
-		if err := l.WriteBitmap(w, k, b); err != nil {
-			return id, err
-		}
+	for _, b := range l.Blocks {
+		i.result.PagesTotal += b.Pages()
 	}
-	end, err := l.WriteTail(w, i.sections, i.description)
-	if err != nil {
-		return id, err
-	}
-	if err := l.Publish(w); err != nil {
-		return id, err
-	}
-	return i.seal(s, end)
+	i.result.BytesStored = i.result.PagesStored * mappedram.PageSize
+	c := &composed{l, s.Stored, s.Sums, i.sections, i.description}
+	return c.complete(w, i.metadata())
 }
 
-// seal seals the image behind its stream, which ends at end.
-func (i *importing) seal(s *migration.Save, end int64) (id seal.ID, err error) {
+// metadata is what the manifest says.
+func (i *importing) metadata() *seal.Metadata {
 	f := i.manifest
 	m := &seal.Metadata{
 		Created: f.Created, Format: "ramjet", RamjetVersion: VersionString(), QEMUVersion: f.QEMUVersion, MachineType: f.Machine,
@@ -239,18 +232,7 @@ func (i *importing) seal(s *migration.Save, end int64) (id seal.ID, err error) {
 	if m.Created.IsZero() {
 		m.Created = time.Now().UTC()
 	}
-	bitmap := func(k int) (mappedram.Bitmap, error) { return s.Stored[k], nil }
-	if m.StreamHash, err = i.layout.StreamHash(bitmap, i.sections, i.description); err != nil {
-		return id, err
-	}
-	for k, b := range i.layout.Blocks {
-		n := s.Stored[k].Count()
-		m.Blocks = append(m.Blocks, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: n})
-		i.result.PagesTotal += b.Pages()
-		i.result.PagesStored += n
-	}
-	i.result.BytesStored = i.result.PagesStored * mappedram.PageSize
-	return writeSeal(i.target.file, end, m, s.Stored, s.Sums)
+	return m
 }
 
 func (i *importing) close() {

@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,7 @@ func (a *app) export() *cobra.Command {
 	format := ""
 	c := &cobra.Command{
 		Use:   "export [flags] IMAGE OUT",
-		Short: "Write an image as raw memory or as an ELF core",
+		Short: "Write an image as raw memory, as an ELF core, or without its base",
 		Long: `Write IMAGE in another form, to look at it with other tools or to move it to other programs.
 
 raw   OUT becomes a directory: a file for each block of memory, sparse, as pmemsave of QEMU would write it; the device
@@ -26,10 +27,13 @@ raw   OUT becomes a directory: a file for each block of memory, sparse, as pmems
 elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
       writes it: for gdb, crash and Volatility. Zero pages are holes.
 
+flat  OUT becomes an image of its own: a diff and its base made one.
+
 Pages of a sealed image are checked as they are read. A diff is exported together with its base.`,
 		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core
   ramjet export --format raw vm1.img vm1.d && ramjet import vm1.d again.img
-  ramjet export --format raw --block pc.ram vm1.img pc.ram`,
+  ramjet export --format raw --block pc.ram vm1.img pc.ram
+  ramjet export --format flat diff.img whole.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
@@ -37,8 +41,8 @@ Pages of a sealed image are checked as they are read. A diff is exported togethe
 			}
 			o.Format = snapshot.ExportFormat(format)
 			switch {
-			case o.Format != snapshot.ExportRaw && o.Format != snapshot.ExportELF:
-				return usageError{fmt.Errorf("which format? Give --format raw or --format elf")}
+			case !slices.Contains([]string{"raw", "elf", "flat"}, format):
+				return usageError{fmt.Errorf("which format? Give --format raw, --format elf or --format flat")}
 			case o.Block != "" && o.Format != snapshot.ExportRaw:
 				return usageError{fmt.Errorf("--block goes with --format raw")}
 			case o.Memory != nil && o.Format != snapshot.ExportELF:
@@ -55,14 +59,14 @@ Pages of a sealed image are checked as they are read. A diff is exported togethe
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "`raw|elf` (required)")
+	f.StringVar(&format, "format", "", "`raw|elf|flat` (required)")
 	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
 	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses (default: as recorded)")
 	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Force, "force", false, "replace what is at OUT")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
-	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf"))
+	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf", "flat"))
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
 }
@@ -76,6 +80,9 @@ func exported(r *snapshot.ExportResult) string {
 	}
 	if r.Format == snapshot.ExportELF {
 		fmt.Fprintf(&s, "  registers of %d processors\n", r.CPUs)
+	}
+	if r.ID != "" {
+		fmt.Fprintf(&s, "  id %s\n", r.ID)
 	}
 	if len(r.LeftOut) > 0 {
 		fmt.Fprintf(&s, "  not in it: %s\n", strings.Join(r.LeftOut, ", "))

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/seal"
+)
+
+// flat writes one whole image of a diff and its base. Of an image that is whole already it writes another with the same
+// memory that stores no zero pages.
+func (e *export) flat(ctx context.Context) (err error) {
+	c, err := e.composed()
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Image, err)
+	}
+	defer func() { err = errors.Join(err, c.sums.Close()) }()
+	var blocks []int
+	for i, b := range e.image.Blocks {
+		if b.Ignored {
+			e.result.LeftOut = append(e.result.LeftOut, b.Name)
+			c.stored = append(c.stored, nil)
+			continue
+		}
+		blocks = append(blocks, i)
+		c.stored = append(c.stored, mappedram.NewBitmap(b.Pages()))
+	}
+	return e.file(e.Out, "", c.layout.RAMEnd, func(f *directio.File) error {
+		// Pages come in stretches, each from one goroutine, so no two set bits in one word.
+		err := e.copy(ctx, blocks, func(block int, off int64, p []byte) error {
+			first := off / mappedram.PageSize
+			if err := c.sums.Add(block, first, p); err != nil {
+				return err
+			}
+			c.stored[block].SetRange(first, first+int64(len(p))/mappedram.PageSize)
+			_, err := f.WriteAt(p, c.layout.Blocks[block].PagesOffset+off)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		id, err := c.complete(f, e.metadata())
+		e.result.ID = id.String()
+		return err
+	})
+}
+
+// composed lays the new image out.
+func (e *export) composed() (*composed, error) {
+	var blocks []mappedram.Block
+	for _, b := range e.image.Blocks {
+		blocks = append(blocks, mappedram.Block{Name: b.Name, Length: b.Length, Ignored: b.Ignored, GuestAddress: b.GuestAddress})
+	}
+	l, err := mappedram.NewLayout(0, e.image.Config, blocks)
+	if err != nil {
+		return nil, err
+	}
+	l.Early = e.image.Early
+	if err := l.Arrange(); err != nil {
+		return nil, err
+	}
+	c := &composed{layout: l}
+	if c.sections, err = e.image.DeviceSections(); err != nil {
+		return nil, err
+	}
+	if c.description, err = e.image.Description(); err != nil {
+		return nil, err
+	}
+	f, err := scratch(filepath.Dir(e.Out))
+	if err != nil {
+		return nil, err
+	}
+	c.sums = migration.NewSums(f, l.Blocks)
+	return c, nil
+}
+
+// metadata is what the new image says of where it came from: the moment of the old one, and no base.
+func (e *export) metadata() *seal.Metadata {
+	m := &seal.Metadata{Created: time.Now().UTC(), MachineType: e.image.Config.MachineType}
+	if s := e.image.Seal; s != nil {
+		*m = s.Metadata
+		m.Base, m.Blocks = nil, nil
+	}
+	m.Format, m.RamjetVersion, m.StreamOffset = "ramjet", VersionString(), 0
+	return m
+}
