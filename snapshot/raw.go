@@ -168,7 +168,9 @@ func fileName(block string, taken []ManifestBlock) string {
 		}
 		return '_'
 	}, block)
-	name = strings.TrimLeft(name, "._-")
+	if name = strings.TrimLeft(name, "._-"); name == "" {
+		name = "block"
+	}
 	unique := name + ".raw"
 	for n := 2; ; n++ {
 		free := true

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// exported exports an image and returns the result and where it is.
+func exported(t *testing.T, o ExportOptions) (*ExportResult, string) {
+	t.Helper()
+	if o.Out == "" {
+		o.Out = filepath.Join(t.TempDir(), "out")
+	}
+	r, err := Export(context.Background(), o)
+	check(t, err)
+	return r, o.Out
+}
+
+// content is what a block's memory has to be.
+func (i testImage) content(block int) []byte {
+	var b bytes.Buffer
+	for p := range i.blocks[block].Length / mappedram.PageSize {
+		if c := i.page(block, p); c != nil {
+			b.Write(c)
+		} else {
+			b.Write(make([]byte, mappedram.PageSize))
+		}
+	}
+	return b.Bytes()
+}
+
+func TestExportRaw(t *testing.T) {
+	i := smallImage()
+	for _, path := range []string{i.write(t), i.sealed(t)} {
+		r, dir := exported(t, ExportOptions{Image: path, Format: ExportRaw})
+		for k, b := range i.blocks {
+			got, err := os.ReadFile(r.Files[k].Path)
+			if err != nil || r.Files[k].Block != b.Name || !bytes.Equal(got, i.content(k)) {
+				t.Errorf("block %s in %+v is not what it was, %v", b.Name, r.Files[k], err)
+			}
+		}
+		image := filepath.Join(t.TempDir(), "imported")
+		_, err := Import(context.Background(), ImportOptions{Dir: dir, Image: image})
+		check(t, err)
+		d, err := Diff(context.Background(), DiffOptions{A: path, B: image})
+		check(t, err)
+		if !d.Same {
+			t.Errorf("exported and imported: %+v", d)
+		}
+		description, err := opened(t, image).Description()
+		if err != nil || string(description) != i.description {
+			t.Errorf("description %q, %v", description, err)
+		}
+		if _, err := Export(context.Background(), ExportOptions{Image: path, Format: ExportRaw, Out: dir}); err == nil || !strings.Contains(err.Error(), "not empty") {
+			t.Errorf("over another export: %v", err)
+		}
+	}
+}
+
+func TestExportFileNames(t *testing.T) {
+	var taken []ManifestBlock
+	for _, c := range [][2]string{{"pc.ram", "pc.ram.raw"}, {"/rom@etc/acpi/tables", "rom@etc_acpi_tables.raw"}, {"../../etc/passwd", "etc_passwd.raw"}, {"etc/passwd", "etc_passwd-2.raw"}, {"ä b", "b.raw"}, {"...", "block.raw"}} {
+		got := fileName(c[0], taken)
+		if got != c[1] || !filepath.IsLocal(got) || strings.Contains(got, "/") {
+			t.Errorf("%q goes to %q, want %q", c[0], got, c[1])
+		}
+		taken = append(taken, ManifestBlock{File: got})
+	}
+}
+
+// TestExportELF reads a core with Go's own reader.
+func TestExportELF(t *testing.T) {
+	i := smallImage()
+	cpu := make([]byte, cpuKnown+100)
+	for k := range cpu {
+		cpu[k] = byte(k)
+	}
+	i.sections = append(i.sections, vmstate.AppendSectionStart(nil, vmstate.TypeFull, 5, "cpu", 0, 12)...)
+	i.sections = vmstate.AppendFooter(append(i.sections, cpu...), 5)
+	r, path := exported(t, ExportOptions{Image: i.sealed(t), Format: ExportELF})
+	if r.CPUs != 1 || len(r.LeftOut) != 2 {
+		t.Errorf("%+v", r)
+	}
+	f, err := elf.Open(path)
+	check(t, err)
+	defer f.Close()
+	if f.Type != elf.ET_CORE || f.Machine != elf.EM_X86_64 || len(f.Progs) != 2 || f.Progs[0].Type != elf.PT_NOTE {
+		t.Fatalf("%+v", f)
+	}
+	load := f.Progs[1]
+	memory := make([]byte, load.Filesz)
+	_, err = load.ReadAt(memory, 0)
+	if err != nil || load.Paddr != 0 || load.Memsz != 4<<20 || !bytes.Equal(memory, i.content(0)) {
+		t.Errorf("memory of %+v is not what it was, %v", load.ProgHeader, err)
+	}
+	notes := make([]byte, f.Progs[0].Filesz)
+	_, err = f.Progs[0].ReadAt(notes, 0)
+	check(t, err)
+	le, be := binary.LittleEndian, binary.BigEndian
+	if le.Uint32(notes[4:]) != 336 || le.Uint32(notes[8:]) != 1 || string(notes[12:17]) != "CORE\x00" {
+		t.Fatalf("notes begin with %q", notes[:24])
+	}
+	status := notes[20:]
+	if rip := le.Uint64(status[112+16*8:]); rip != be.Uint64(cpu[128:]) {
+		t.Errorf("rip is %#x", rip)
+	}
+	if rsp := le.Uint64(status[112+19*8:]); rsp != be.Uint64(cpu[4*8:]) {
+		t.Errorf("rsp is %#x", rsp)
+	}
+	second := notes[20+336:]
+	if le.Uint32(second[4:]) != qemuStateSize || string(second[12:17]) != "QEMU\x00" || len(second) != 20+qemuStateSize {
+		t.Errorf("the second note begins with %q, %d bytes", second[:24], len(second))
+	}
+	if cr3 := le.Uint64(second[20+8+18*8+10*24+3*8:]); cr3 != be.Uint64(cpu[cpuControl+16:]) {
+		t.Errorf("cr3 is %#x", cr3)
+	}
+}
+
+// TestExportELFSplit has the memory lie on both sides of the gap below 4 GiB.
+func TestExportELFSplit(t *testing.T) {
+	i := smallImage()
+	i.machine = "pc-q35-10.0"
+	i.blocks[0].Length = 3 << 30
+	interesting := map[int64]bool{0: true, 0x80000000/4096 - 1: true, 0x80000000 / 4096: true, 3<<30/4096 - 1: true}
+	i.page = func(block int, page int64) []byte {
+		if block == 0 && interesting[page] {
+			return randomPage(0, uint64(page))
+		}
+		return nil
+	}
+	r, path := exported(t, ExportOptions{Image: i.write(t), Format: ExportELF})
+	if len(r.Segments) != 2 || r.Segments[1].Address != 1<<32 || r.Segments[1].Offset != 0x80000000 {
+		t.Fatalf("%+v", r.Segments)
+	}
+	f, err := elf.Open(path)
+	check(t, err)
+	defer f.Close()
+	for page := range interesting {
+		at := uint64(page * 4096)
+		if at >= 0x80000000 {
+			at += 1<<32 - 0x80000000
+		}
+		found := false
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_LOAD && p.Paddr <= at && at < p.Paddr+p.Filesz {
+				b := make([]byte, 4096)
+				_, err := p.ReadAt(b, int64(at-p.Paddr))
+				found = err == nil && bytes.Equal(b, randomPage(0, uint64(page)))
+			}
+		}
+		if !found {
+			t.Errorf("page %d is not at %#x", page, at)
+		}
+	}
+}
+
+func TestExportFlat(t *testing.T) {
+	i := smallImage()
+	page := i.page
+	i.page = func(block int, p int64) []byte {
+		if p%3 == 0 {
+			return make([]byte, 4096)
+		}
+		return page(block, p)
+	}
+	path := i.write(t)
+	_, out := exported(t, ExportOptions{Image: path, Format: ExportFlat})
+	d, err := Diff(context.Background(), DiffOptions{A: path, B: out})
+	check(t, err)
+	if !d.Same {
+		t.Errorf("%+v", d)
+	}
+	if before, after := opened(t, path), opened(t, out); after.Seal == nil {
+		t.Error("it is not sealed")
+	} else if n, _ := before.StoredPages(0); after.Seal.Blocks[0].PagesStored >= n {
+		t.Errorf("%d pages are stored, %d before", after.Seal.Blocks[0].PagesStored, n)
+	}
+	if r, err := verified(t, out); err != nil {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestExportDamaged leaves nothing behind.
+func TestExportDamaged(t *testing.T) {
+	path := smallImage().sealed(t)
+	flip(t, path, 8*opened(t, path).Blocks[0].PagesOffset)
+	for _, f := range []ExportFormat{ExportRaw, ExportELF, ExportFlat} {
+		o := ExportOptions{Image: path, Format: f, Out: filepath.Join(t.TempDir(), "out")}
+		if f == ExportRaw {
+			o.Block = "pc.ram"
+		}
+		if _, err := Export(context.Background(), o); !errors.Is(err, mappedram.ErrDamaged) {
+			t.Errorf("%s: %v", f, err)
+		}
+		if entries, err := os.ReadDir(filepath.Dir(o.Out)); err != nil || len(entries) != 0 {
+			t.Errorf("%s leaves %v, %v", f, entries, err)
+		}
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	_, dir := exported(t, ExportOptions{Image: smallImage().sealed(t), Format: ExportRaw})
+	manifest, err := os.ReadFile(filepath.Join(dir, manifestName))
+	check(t, err)
+	for _, c := range []struct{ from, to, want string }{
+		{`"format_version": 1`, `"format_version": 2`, "format_version 2"},
+		{`"pc.ram.raw"`, `"../pc.ram.raw"`, "not in the directory"},
+		{`"pc.ram.raw"`, `"/etc/passwd"`, "not in the directory"},
+		{`"pc.ram.raw"`, `"absent"`, "absent"},
+		{`"pc.ram.raw"`, `"image.json"`, "fewer than"},
+		{`4194304`, `4190208`, "more than"},
+		{`4194304`, `-4096`, "cannot lay out"},
+		{`4194304`, `4194305`, "cannot lay out"},
+		{`"pc.bios"`, `"pc.ram"`, "two blocks"},
+		{`pc-i440fx-10.0`, ``, "machine type"},
+		{`"device-state"`, `"pc.bios.raw"`, "xen-save-devices-state"},
+		{`"description.json"`, `"pc.bios.raw"`, "pc.bios.raw"},
+		{`{`, `[`, "image.json"},
+	} {
+		text := strings.Replace(string(manifest), c.from, c.to, 1)
+		if text == string(manifest) {
+			t.Fatalf("there is no %s in %s", c.from, manifest)
+		}
+		check(t, os.WriteFile(filepath.Join(dir, manifestName), []byte(text), 0o600))
+		image := filepath.Join(t.TempDir(), "image")
+		if r, err := Import(context.Background(), ImportOptions{Dir: dir, Image: image}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s -> %s: %+v, %v, want %q", c.from, c.to, r, err, c.want)
+		}
+		if _, err := os.Stat(image); err == nil {
+			t.Errorf("%s -> %s leaves an image", c.from, c.to)
+		}
+	}
+}
