@@ -50,7 +50,7 @@ func rows() []*Row {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu load %d", n), Group: "load",
 			What: fmt.Sprintf("QEMU's own: mapped-ram, direct-io, %d multifd channels", n), run: qemuLoad(n)})
 	}
-	return rows
+	return append(rows, libvirtRows()...)
 }
 
 // first measures with a guest that is saved for the first time.

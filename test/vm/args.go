@@ -101,6 +101,9 @@ func (c Config) args(v *VM, kernel, initrd string) ([]string, error) {
 	return append(args, c.ExtraArgs...), nil
 }
 
+// KernelCommand is the kernel's command line for c, for those who start the guest by other means.
+func (c Config) KernelCommand() string { return c.kernelCommand() }
+
 func (c Config) kernelCommand() string {
 	words := []string{kernelLine, fmt.Sprintf("ramjet.seed=%d ramjet.fill=%d", c.Seed, c.Fill)}
 	for _, o := range []struct {
