@@ -60,5 +60,7 @@ func (b *Base) sums(first int64, sums []uint64) error {
 	return nil
 }
 
-// zeroSum is the sum of a page of zeros.
-var zeroSum = seal.PageSum(make([]byte, directio.PageSize))
+// ZeroSum is the sum of a page of zeros.
+var ZeroSum = seal.PageSum(make([]byte, directio.PageSize))
+
+var zeroSum = ZeroSum

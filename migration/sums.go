@@ -43,6 +43,12 @@ func (s *Sums) Add(block int, first int64, pages []byte) error {
 	return s.put(block, first, sums[:n])
 }
 
+// MaxSums is how many sums Put takes at a time.
+const MaxSums = stretchPages
+
+// Put stores the sums of neighbouring pages of a block, at most MaxSums, from page first on.
+func (s *Sums) Put(block int, first int64, sums []uint64) error { return s.put(block, first, sums) }
+
 // put stores the sums of neighbouring pages.
 func (s *Sums) put(block int, page int64, sums []uint64) error {
 	b := make([]byte, 0, 8*stretchPages)
