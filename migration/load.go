@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -23,6 +26,10 @@ type Load struct {
 	// Check, if set, sees every page before it gets into memory, and may refuse: neighbouring pages of a
 	// block from page first on. It is called from several goroutines at a time.
 	Check func(block int, first int64, pages []byte) error
+
+	// Unreadable, if set, is told of each page that the disk cannot give, instead of an end of all at the first one. Its
+	// error ends all. For a Load without memory only; called as Check is.
+	Unreadable func(block int, page int64, err error) error
 
 	Progress Progress
 }
@@ -109,10 +116,42 @@ func (l *Load) read(c *channel, b *LoadBlock, r guestmem.Range, p []byte) error 
 		if errors.Is(err, io.EOF) {
 			err = fmt.Errorf("the image ends within its pages at %d: %w", b.PagesOffset+r.Start, io.ErrUnexpectedEOF)
 		}
+		if l.Unreadable != nil && badMedium(err) {
+			return l.readSingly(f, b, r, p)
+		}
 		return err
 	}
 	if l.Check == nil {
 		return nil
 	}
 	return l.Check(b.Index, r.Start/b.PageSize, p)
+}
+
+// badMedium tells the errors of a place on a disk from those of anything else: EIO, what block devices make of a medium
+// error (ENODATA, blk_errors), and what file systems say of checksums (EUCLEAN, EBADMSG).
+func badMedium(err error) bool {
+	for _, e := range []syscall.Errno{unix.EIO, unix.ENODATA, unix.EUCLEAN, unix.EBADMSG} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// readSingly reads page by page where some cannot be read.
+func (l *Load) readSingly(f *directio.File, b *LoadBlock, r guestmem.Range, p []byte) error {
+	for at := int64(0); at < r.Len(); at += b.PageSize {
+		page, one := (r.Start+at)/b.PageSize, p[at:at+b.PageSize]
+		_, err := f.ReadAt(one, b.PagesOffset+r.Start+at)
+		switch {
+		case err != nil && badMedium(err):
+			err = l.Unreadable(b.Index, page, err)
+		case err == nil && l.Check != nil:
+			err = l.Check(b.Index, page, one)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

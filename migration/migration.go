@@ -220,7 +220,7 @@ func run(ctx context.Context, cs []*channel, produce func(emit func(job) error) 
 	return context.Cause(ctx)
 }
 
-// limiter paces page data. Its burst is a twentieth of a second's worth, so that the
+// limiter paces page data. Its burst is a fiftieth of a second's worth, so that the
 // rate holds over any second.
 type limiter struct{ *rate.Limiter }
 
@@ -228,7 +228,7 @@ func newLimiter(bytesPerSecond int64) limiter {
 	if bytesPerSecond == 0 {
 		return limiter{}
 	}
-	burst := max(bytesPerSecond/20, directio.PageSize)
+	burst := max(bytesPerSecond/50, directio.PageSize)
 	return limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}
 }
 

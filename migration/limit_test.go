@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"context"
+	"iter"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// TestMaxBandwidth saves with a limit and looks at every second of it, but for the last incomplete one: none may have more than
+// five per cent more or less than the limit.
+func TestMaxBandwidth(t *testing.T) {
+	const limit, size = 100 << 20, 256 << 20
+	var mu sync.Mutex
+	var when []time.Time
+	var bytes []int
+	defer directio.Inject(func(c *directio.Calls) {
+		c.Pwrite = func(_ int, p []byte, _ int64) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			when, bytes = append(when, time.Now()), append(bytes, len(p))
+			return len(p), nil
+		}
+	})()
+	layout, err := mappedram.NewLayout(0, vmstate.Config{MachineType: "pc", Capabilities: []string{"mapped-ram"}}, []mappedram.Block{{Name: "ram", Length: size}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	s := &Save{Layout: layout, Memory: []guestmem.Memory{ones(size)}, Image: directio.Reopen{File: f}, Params: Params{MaxBandwidth: limit}}
+	if err := s.Run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	last := when[len(when)-1]
+	for i, from := range when {
+		if last.Sub(from) < time.Second {
+			break
+		}
+		n := 0
+		for k := i; k < len(when) && when[k].Sub(from) < time.Second; k++ {
+			n += bytes[k]
+		}
+		if n < limit*95/100 || n > limit*105/100 {
+			t.Fatalf("in the second from %v on %d bytes were written, %.1f%% of the limit", from.Sub(when[0]), n, 100*float64(n)/limit)
+		}
+	}
+	if took := last.Sub(when[0]); took < 2*time.Second {
+		t.Errorf("%d bytes at %d bytes a second took %v", size, limit, took)
+	}
+}
+
+// ones is memory of that many bytes, none of which is zero.
+type ones int64
+
+func (o ones) Size() int64 { return int64(o) }
+
+func (o ones) Populated(within guestmem.Range) iter.Seq2[guestmem.Range, error] {
+	return func(yield func(guestmem.Range, error) bool) { yield(within, nil) }
+}
+
+func (o ones) Read(p []byte, _ int64) error {
+	for i := range p {
+		p[i] = 1
+	}
+	return nil
+}
+
+func (o ones) Write([]byte, int64) error { return nil }
+func (o ones) Close() error              { return nil }
