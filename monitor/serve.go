@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -19,11 +21,11 @@ import (
 func Listen(path string) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s exists and is not a socket", path)
+			return nil, fmt.Errorf("%s exists and is not a socket: choose another path", path)
 		}
 		if c, err := net.Dial("unix", path); err == nil {
 			c.Close()
-			return nil, fmt.Errorf("somebody listens at %s already", path)
+			return nil, fmt.Errorf("somebody listens at %s already: choose another path, or end that one", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
@@ -32,6 +34,9 @@ func Listen(path string) (*net.UnixListener, error) {
 	old := unix.Umask(0o177)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	unix.Umask(old)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the directory %s does not exist: make it, or listen elsewhere", filepath.Dir(path))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
@@ -42,7 +47,7 @@ func Listen(path string) (*net.UnixListener, error) {
 func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {
-		return nil, nil, fmt.Errorf("descriptor %d is not a socket: %w", fd, err)
+		return nil, nil, fmt.Errorf("descriptor %d is no socket that this process was started with: %w", fd, err)
 	}
 	f := os.NewFile(uintptr(fd), "monitor socket")
 	defer f.Close()

@@ -82,7 +82,12 @@ func (d Dialer) Dial(ctx context.Context, path string) (*Client, error) {
 	if err != nil {
 		return nil, dialError(path, err)
 	}
-	return d.negotiate(ctx, conn.(*net.UnixConn), path)
+	c, err := d.negotiate(ctx, conn.(*net.UnixConn), path)
+	var busy *BusyError
+	if err != nil && !errors.As(err, &busy) {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, err
 }
 
 // NewClient is the function NewClient with d's settings.

@@ -76,13 +76,17 @@ func (l *lineReader) message() (*message, error) {
 // readGreeting takes the first message for the greeting, which it must be.
 func (c *Client) readGreeting(r *lineReader) error {
 	m, err := r.message()
+	const notQMP = "(is it QEMU's human monitor or guest agent? give the socket of -qmp)"
+	var syntax *json.SyntaxError
 	switch {
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the monitor hung up without a greeting", ErrClosed)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("no greeting from the monitor: %w %s", err, notQMP)
 	case err != nil:
 		return fmt.Errorf("no greeting from the monitor: %w", err)
 	case m.QMP == nil:
-		return errors.New("no greeting from the monitor: the other side does not speak QMP (is it QEMU's human monitor or guest agent?)")
+		return errors.New("no greeting from the monitor: the other side does not speak QMP " + notQMP)
 	}
 	v := m.QMP.Version
 	c.greeting = Greeting{

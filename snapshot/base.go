@@ -116,7 +116,7 @@ func (s *save) openBase() (err error) {
 		return err
 	}
 	if s.base.Seal == nil {
-		return fmt.Errorf("%s has no seal, by which a diff knows its base: add one with `ramjet seal`", s.Base)
+		return fmt.Errorf("%s has no seal, by which a diff knows its base: add one with `ramjet seal %s`", s.Base, s.Base)
 	}
 	if s.base.base() != nil {
 		diff := s.base

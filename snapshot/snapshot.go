@@ -11,6 +11,7 @@ package snapshot
 import (
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -86,5 +87,5 @@ func oneOf[T ~string](v *T, s string, all ...T) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%q is not one of %v", s, all)
+	return fmt.Errorf("%q is not one of %s", s, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(all)), ", "), "[]"))
 }

@@ -32,11 +32,14 @@ func wrongFlag(c *cobra.Command, err error) error {
 	see := fmt.Sprintf("see `%s --help`", c.CommandPath())
 	switch {
 	case errors.As(err, &unknown):
-		name := dashed(unknown.GetSpecifiedName(), unknown.GetSpecifiedShortnames() != "")
-		if like := likeFlag(c, unknown.GetSpecifiedName()); like != "" {
+		name := unknown.GetSpecifiedName()
+		if short := unknown.GetSpecifiedShortnames(); short != "" {
+			return usageError{wrongShort(c, name, short)}
+		}
+		if like := likeFlag(c, name); like != "" {
 			see = fmt.Sprintf("did you mean --%s?", like)
 		}
-		err = fmt.Errorf("`%s` has no flag %s: %s", c.CommandPath(), name, see)
+		err = fmt.Errorf("`%s` has no flag --%s: %s", c.CommandPath(), name, see)
 	case errors.As(err, &missing):
 		err = fmt.Errorf("--%s needs a value, %s: %s", missing.GetFlag().Name, sample(missing.GetFlag()), see)
 	case errors.As(err, &value):
@@ -47,11 +50,16 @@ func wrongFlag(c *cobra.Command, err error) error {
 	return usageError{err}
 }
 
-func dashed(name string, short bool) string {
-	if short && len(name) == 1 {
-		return "-" + name
+// wrongShort is about an unknown letter of a group after one dash: a long flag with a dash too few, or QEMU's.
+func wrongShort(c *cobra.Command, letter, group string) error {
+	name, _, _ := strings.Cut(group, "=")
+	switch {
+	case len(name) > 1 && c.Flags().Lookup(name) != nil:
+		return fmt.Errorf("-%s: flags of more than one letter have two dashes, --%s", name, name)
+	case strings.Contains(c.Use, "[-- "):
+		return fmt.Errorf("`%s` has no flag -%s: QEMU's arguments come after \"--\", see `%s --help`", c.CommandPath(), name, c.CommandPath())
 	}
-	return "--" + name
+	return fmt.Errorf("`%s` has no flag -%s: see `%s --help`", c.CommandPath(), letter, c.CommandPath())
 }
 
 // sample shows a flag with the placeholder that its help has.
@@ -127,6 +135,8 @@ func exactly(n int) cobra.PositionalArgs {
 			return usageError{fmt.Errorf("`%s` takes no argument, and %q is one: see `%s --help`", c.CommandPath(), args[0], c.CommandPath())}
 		case len(args) > n:
 			return usageError{fmt.Errorf("%q is one argument too many for %s", args[n], how)}
+		case len(args) < len(names) && c.ArgsLenAtDash() >= 0:
+			return usageError{fmt.Errorf("%s is missing before \"--\" in %s", names[len(args)], how)}
 		case len(args) < len(names):
 			return usageError{fmt.Errorf("%s is missing in %s", names[len(args)], how)}
 		}
@@ -142,4 +152,38 @@ func argumentNames(c *cobra.Command) (names []string) {
 		}
 	}
 	return names
+}
+
+// helpCommand is cobra's own, but for a topic that there is not.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Explain a command",
+		Example: "  ramjet help save",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return noCommand(root, rest[0])
+			}
+			c.InitDefaultHelpFlag()
+			return c.Help()
+		},
+	}
+}
+
+// completion is cobra's own, but for a shell that there is not, and with an example.
+func completion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	c, _, err := root.Find([]string{"completion"})
+	if err != nil {
+		return
+	}
+	c.Example = `  ramjet completion bash >/etc/bash_completion.d/ramjet`
+	c.Args = cobra.ArbitraryArgs
+	c.RunE = func(*cobra.Command, []string) error {
+		return usageError{errors.New("completion for which shell? Give bash, zsh, fish or powershell")}
+	}
+	for _, s := range c.Commands() {
+		s.Example = "  ramjet completion " + s.Name()
+	}
 }

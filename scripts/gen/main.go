@@ -36,7 +36,6 @@ func main() {
 func generate(dir string) error {
 	root := cli.Command()
 	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
 	if err := manPages(root, filepath.Join(dir, "man")); err != nil {
 		return err
 	}

@@ -54,12 +54,12 @@ func TestFailedSaves(t *testing.T) {
 	t.Run("not permitted", func(t *testing.T) { notPermitted(t, i) })
 	t.Run("usage", func(t *testing.T) {
 		refused(t, 2, []string{"--qmp"}, "save", "image")
-		refused(t, 2, []string{"arguments"}, "save", "--qmp", v.QMP)
+		refused(t, 2, []string{"IMAGE is missing"}, "save", "--qmp", v.QMP)
 		refused(t, 2, []string{"nobody", "qemu"}, "save", "--qmp", v.QMP, "--engine=nobody", "image")
 		refused(t, 2, []string{"256"}, "save", "--qmp", v.QMP, "--channels=256", "image")
 		refused(t, 2, []string{"--max-bandwidth"}, "save", "--qmp", v.QMP, "--max-bandwidth=fast", "image")
 		refused(t, 2, []string{"--nonsense"}, "save", "--nonsense", "image")
-		refused(t, 2, []string{"arguments"}, "restore")
+		refused(t, 2, []string{"IMAGE is missing"}, "restore")
 		i.check(t, "")
 	})
 }

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// TestHelp holds every command to an explanation of itself and of each flag, and to examples that its definition accepts.
+func TestHelp(t *testing.T) {
+	each(Command(), func(c *cobra.Command) {
+		path := c.CommandPath()
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: short text %q", path, c.Short)
+		}
+		if c.Example == "" {
+			t.Errorf("%s has no example", path)
+		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("%s: --%s is not explained", path, f.Name)
+			}
+		})
+		for _, line := range strings.Split(c.Example, "\n") {
+			for _, command := range strings.Split(line, " && ") {
+				checkExample(t, path, command)
+			}
+		}
+	})
+}
+
+func each(c *cobra.Command, do func(*cobra.Command)) {
+	do(c)
+	for _, s := range c.Commands() {
+		each(s, do)
+	}
+}
+
+// checkExample parses a command of an example as it would be when it is typed; nothing is run.
+func checkExample(t *testing.T, path, command string) {
+	t.Helper()
+	for _, end := range []string{" | ", " >", " # "} {
+		command, _, _ = strings.Cut(command, end)
+	}
+	words := strings.Fields(strings.ReplaceAll(command, `"`, ""))
+	if len(words) == 0 || words[0] != "ramjet" {
+		return
+	}
+	root := Command()
+	c, args, err := root.Find(words[1:])
+	if err == nil {
+		err = c.ParseFlags(args)
+	}
+	if err == nil && c.Args != nil && !strings.Contains(command, `disk write`) {
+		err = c.Args(c, c.Flags().Args())
+	}
+	if err != nil && !strings.Contains(command, "disk write") {
+		t.Errorf("%s: the example %q is wrong: %v", path, command, err)
+	}
+}
