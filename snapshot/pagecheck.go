@@ -3,7 +3,9 @@
 package snapshot
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
@@ -15,10 +17,16 @@ type BadPage struct {
 	Block  string `json:"block"`
 	Page   int64  `json:"page"`   // in the block, from 0
 	Offset int64  `json:"offset"` // in the file, bytes
+	// Unreadable is why it could not be read; "" if it could, and is another than was sealed.
+	Unreadable string `json:"unreadable,omitempty"`
 }
 
 func (b BadPage) String() string {
-	return fmt.Sprintf("page %d of block %s, at offset %d of the file", b.Page, b.Block, b.Offset)
+	s := fmt.Sprintf("page %d of block %s, at offset %d of the file", b.Page, b.Block, b.Offset)
+	if b.Unreadable != "" {
+		s += ", cannot be read: " + b.Unreadable
+	}
+	return s
 }
 
 // pageCheck compares pages with their sums in an image's seal, which are trusted: VerifySums and StreamHash come first,
@@ -60,12 +68,30 @@ func (c *pageCheck) check(part int, first int64, pages []byte) error {
 		if seal.PageSum(pages[at:at+b.PageSize]) == want {
 			continue
 		}
-		page := p.first + first + int64(i)
-		if err := c.bad(BadPage{b.Name, page, b.PagesOffset + page*b.PageSize}); err != nil {
+		if err := c.bad(c.page(part, first+int64(i))); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// page names a page of a part.
+func (c *pageCheck) page(part int, page int64) BadPage {
+	p := &c.parts[part]
+	b := c.image.Blocks[p.block]
+	page += p.first
+	return BadPage{Block: b.Name, Page: page, Offset: b.PagesOffset + page*b.PageSize}
+}
+
+// unreadable is a migration.Load's Unreadable.
+func (c *pageCheck) unreadable(part int, page int64, err error) error {
+	bad := c.page(part, page)
+	bad.Unreadable = err.Error()
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		bad.Unreadable = errno.Error()
+	}
+	return c.bad(bad)
 }
 
 // refuseBad is for a reader that can do nothing with a damaged page.

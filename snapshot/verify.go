@@ -182,7 +182,7 @@ func (v *verify) pages(ctx context.Context) error {
 	var pages int64
 	check := &pageCheck{image: v.image.Image, bad: v.note}
 	flush := func() error {
-		l := &migration.Load{Blocks: batch, Image: directio.Reopen{File: v.image.file}, Params: v.params, Check: v.counting(check)}
+		l := &migration.Load{Blocks: batch, Image: directio.Reopen{File: v.image.file}, Params: v.params, Check: v.counting(check), Unreadable: check.unreadable}
 		err := l.Run(ctx)
 		v.result.PagesChecked += l.Progress.Pages.Load()
 		v.result.BytesChecked += l.Progress.Bytes.Load()
@@ -246,7 +246,7 @@ func (v *verify) verdict() error {
 	case len(r.Damage) > 0:
 		return fmt.Errorf("%s: %w: %s", r.Image, mappedram.ErrImage, strings.Join(r.Damage, "; "))
 	case r.PagesBad > 0:
-		return fmt.Errorf("%s: %w: %d of %d stored pages are not what was sealed, the first is %s",
+		return fmt.Errorf("%s: %w: %d of %d stored pages are not what was sealed or cannot be read, the first is %s",
 			r.Image, mappedram.ErrDamaged, r.PagesBad, r.PagesChecked, r.BadPages[0])
 	case !r.Sealed:
 		return fmt.Errorf("%s: %w, so its pages cannot be checked; headers, bitmaps and device state are well-formed (ramjet seal adds a seal)", r.Image, seal.ErrNoSeal)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -47,7 +49,7 @@ func TestVerifyNamesPages(t *testing.T) {
 		at := b.PagesOffset + p.page*4096
 		flip(t, path, 8*(at+77)+3)
 		if stored, err := image.Bitmap(p.block); err != nil || stored.Get(p.page) {
-			want = append(want, BadPage{b.Name, p.page, at})
+			want = append(want, BadPage{Block: b.Name, Page: p.page, Offset: at})
 		}
 	}
 	r, err := verified(t, path)
@@ -70,6 +72,35 @@ func TestVerifyManyBadPages(t *testing.T) {
 	r, err := verified(t, path)
 	if !errors.Is(err, mappedram.ErrDamaged) || r.PagesBad != b.Pages() || len(r.BadPages) != MaxBadPages {
 		t.Errorf("%v, %d pages of which %d are named, want %d", err, r.PagesBad, len(r.BadPages), b.Pages())
+	}
+}
+
+// TestVerifyUnreadable has a disk that cannot read some sectors.
+func TestVerifyUnreadable(t *testing.T) {
+	path := smallImage().sealed(t)
+	b := opened(t, path).Blocks[0]
+	bad := []int64{b.PagesOffset + 2*4096 + 512, b.PagesOffset + 500*4096}
+	undo := directio.Inject(func(c *directio.Calls) {
+		pread := c.Pread
+		c.Pread = func(fd int, p []byte, off int64) (int, error) {
+			for _, at := range bad {
+				if off <= at && at < off+int64(len(p)) {
+					return 0, unix.EIO
+				}
+			}
+			return pread(fd, p, off)
+		}
+	})
+	defer undo()
+	r, err := verified(t, path)
+	if !errors.Is(err, mappedram.ErrDamaged) || len(r.BadPages) != 2 || r.BadPages[0].Page != 2 || r.BadPages[1].Page != 500 || r.BadPages[1].Unreadable == "" {
+		t.Errorf("%v, %+v", err, r)
+	}
+	if !strings.Contains(err.Error(), "cannot be read: input/output error") {
+		t.Errorf("it says %v", err)
+	}
+	if want := opened(t, path).Seal.TotalStored(); r.PagesChecked != want {
+		t.Errorf("%d of %d pages were checked", r.PagesChecked, want)
 	}
 }
 
