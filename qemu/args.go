@@ -3,7 +3,6 @@
 package qemu
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,7 +27,7 @@ var withoutValue = map[string]bool{}
 func init() {
 	for _, n := range strings.Fields(`h help version snapshot no-fd-bootchk no-reboot no-shutdown S daemonize nographic
 		nodefaults no-user-config nouserconfig no-acpi no-hpet win2k-hack singlestep one-insn-per-tb enable-kvm mem-prealloc portrait
-		enable-sync-profile preconfig only-migratable full-screen usb semihosting old-param xen-attach
+		enable-sync-profile preconfig only-migratable full-screen usb semihosting old-param perfmap jitdump xen-attach
 		xen-domid-restrict s no-quit ctrl-grab alt-grab curses no-frame`) {
 		withoutValue[n] = true
 	}
@@ -40,7 +39,7 @@ func ParseArgs(words []string) Args {
 	var args Args
 	for i := 0; i < len(words); i++ {
 		w := words[i]
-		if !strings.HasPrefix(w, "-") || w == "-" {
+		if !strings.HasPrefix(w, "-") || w == "-" || w == "--" {
 			args = append(args, Arg{Value: w, HasValue: true})
 			continue
 		}
@@ -87,100 +86,6 @@ func (args Args) keep(f func(Arg) bool) Args {
 func (args Args) With(name, value string) Args {
 	return append(slices.Clip(args), Arg{Name: name, Value: value, HasValue: true})
 }
-
-// Properties are the parts of an option's value: "first,key=value,..." (a comma within is doubled),
-// or a JSON object of which only plain members are seen.
-type Properties struct {
-	first string
-	keys  []string
-	vals  map[string]string
-}
-
-// ParseProperties reads an option's value. The first part, if it is no key=value, is
-// the value of implied: "qom-type" for -object, say.
-func ParseProperties(value, implied string) Properties {
-	p := Properties{vals: map[string]string{}}
-	if strings.HasPrefix(strings.TrimSpace(value), "{") {
-		var m map[string]any
-		if json.Unmarshal([]byte(value), &m) == nil {
-			for k, v := range m {
-				p.Set(k, jsonScalar(v))
-			}
-			slices.Sort(p.keys)
-			return p
-		}
-	}
-	for i, part := range splitCommas(value) {
-		k, v, ok := strings.Cut(part, "=")
-		switch {
-		case ok:
-			p.Set(k, v)
-		case i == 0:
-			p.Set(implied, part)
-		default:
-			p.Set(part, "on")
-		}
-	}
-	return p
-}
-
-func jsonScalar(v any) string {
-	switch v := v.(type) {
-	case bool:
-		return map[bool]string{true: "on", false: "off"}[v]
-	case float64:
-		return strconv.FormatFloat(v, 'f', -1, 64)
-	case string:
-		return v
-	}
-	return fmt.Sprint(v)
-}
-
-// splitCommas splits at single commas; two are one that is meant (QEMU get_opt_value).
-func splitCommas(s string) []string {
-	const held = "\x00"
-	parts := strings.Split(strings.ReplaceAll(s, ",,", held), ",")
-	for i := range parts {
-		parts[i] = strings.ReplaceAll(parts[i], held, ",")
-	}
-	return parts
-}
-
-// Get returns a property or "".
-func (p Properties) Get(key string) string { return p.vals[key] }
-
-// Set adds or changes a property.
-func (p *Properties) Set(key, value string) {
-	if _, ok := p.vals[key]; !ok {
-		p.keys = append(p.keys, key)
-	}
-	p.vals[key] = value
-}
-
-// Delete takes properties out.
-func (p *Properties) Delete(keys ...string) {
-	for _, k := range keys {
-		delete(p.vals, k)
-	}
-	p.keys = slices.DeleteFunc(p.keys, func(k string) bool { return slices.Contains(keys, k) })
-}
-
-// String writes them as key=value, the implied key's value first and bare.
-func (p Properties) String(implied string) string {
-	parts := []string{}
-	if v, ok := p.vals[implied]; ok {
-		parts = append(parts, Double(v))
-	}
-	for _, k := range p.keys {
-		if k != implied {
-			parts = append(parts, k+"="+Double(p.vals[k]))
-		}
-	}
-	return strings.Join(parts, ",")
-}
-
-// Double writes a text as part of an option's value, where a comma is doubled.
-func Double(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // monitor is one that a command line asks for.
 type monitor struct {
@@ -266,9 +171,9 @@ func (args Args) withoutQMP() Args {
 	return out
 }
 
-// MemorySize is what -m says, in bytes; QEMU's default is 128 MiB, its unit MiB.
-func (args Args) MemorySize() (int64, error) {
-	size := int64(128 << 20)
+// MemorySize is what -m says, in bytes, and whether it is there; QEMU's default is 128 MiB, its unit MiB.
+func (args Args) MemorySize() (size int64, given bool, err error) {
+	size = 128 << 20
 	for _, a := range args {
 		if a.Name != "m" {
 			continue
@@ -277,18 +182,21 @@ func (args Args) MemorySize() (int64, error) {
 		if v == "" {
 			continue
 		}
-		n, err := parseSize(v)
-		if err != nil {
-			return 0, fmt.Errorf("cannot read the memory size in -m %s", a.Value)
+		if size, err = parseSize(v); err != nil {
+			return 0, true, fmt.Errorf("cannot read the memory size in -m %s", a.Value)
 		}
-		size = n
+		given = true
 	}
-	return size, nil
+	return size, given, nil
 }
 
 func parseSize(s string) (int64, error) {
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return n << 20, nil
+	if _, err := strconv.ParseInt(s, 10, 64); err == nil {
+		s += "M"
 	}
-	return units.RAMInBytes(s)
+	n, err := units.RAMInBytes(s)
+	if err == nil && (n <= 0 || n > maxBlockSize) {
+		err = strconv.ErrRange
+	}
+	return n, err
 }

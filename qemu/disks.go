@@ -65,8 +65,8 @@ func parseBlockdev(value string) blockdev {
 		return b
 	}
 	p := ParseProperties(value, "driver")
-	for _, k := range p.keys {
-		b.set(k, p.vals[k])
+	for k, v := range p.All() {
+		b.set(k, v)
 	}
 	return b
 }
@@ -97,7 +97,10 @@ func (b blockdev) text(key string) string {
 	case string:
 		return v
 	case bool:
-		return jsonScalar(v)
+		if v {
+			return "on"
+		}
+		return "off"
 	}
 	return ""
 }

@@ -36,9 +36,11 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 		return nil, err
 	}
 	for _, b := range blocks {
-		p := Properties{vals: map[string]string{}}
+		var p Properties
 		at := out.backend(b.Name)
-		if at >= 0 {
+		if at < 0 {
+			p.Set("id", b.Name)
+		} else {
 			p = ParseProperties(out[at].Value, "qom-type")
 			if hugePages(p) {
 				return nil, fmt.Errorf("block %s is to be in huge pages, which cannot be mapped from an image: use --mode=eager", b.Name)
@@ -47,12 +49,11 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 				"prealloc-context", "align", "pmem", "readonly", "rom", "offset", "discard-data", "reserve")
 		}
 		p.Set("qom-type", "memory-backend-file")
-		p.Set("id", b.Name)
-		p.Set("size", fmt.Sprint(b.Size))
+		p.Set("size", b.Size)
 		p.Set("mem-path", b.Path)
-		p.Set("offset", fmt.Sprint(b.Offset))
-		p.Set("share", "off")
-		p.Set("readonly", "on")
+		p.Set("offset", b.Offset)
+		p.Set("share", false)
+		p.Set("readonly", true)
 		p.Set("rom", "off")
 		object := Arg{Name: "object", Value: p.String("qom-type"), HasValue: true}
 		if at >= 0 {
@@ -80,8 +81,10 @@ func hugePages(p Properties) bool {
 	return isOn(p, "hugetlb") || strings.Contains(p.Get("mem-path"), "hugepages")
 }
 
-// backend is the index of the -object memory-backend-* with this id, or -1.
-func (args Args) backend(id string) int {
+// backend is the index of the -object memory-backend-* whose block has this name, or -1. That is its id or, with machine types
+// before 4.0, its path (host_memory_backend_get_name).
+func (args Args) backend(name string) int {
+	id := strings.TrimPrefix(name, "/objects/")
 	for i, a := range args {
 		if a.Name != "object" {
 			continue
@@ -109,12 +112,13 @@ func (args Args) machineBackend() string {
 
 // CheckMemorySize compares -m with the image's main memory, where the machine has one block of it.
 func (args Args) CheckMemorySize(name string, size int64) error {
-	if !defaultRAM(name) && args.machineBackend() != name {
+	main := args.machineBackend()
+	if !defaultRAM(name) && main != strings.TrimPrefix(name, "/objects/") {
 		return nil
 	}
-	m, err := args.MemorySize()
-	if err != nil || m == size {
-		return err
+	m, given, err := args.MemorySize()
+	if err != nil || m == size || main != "" && !given {
+		return err // without -m the backend's size counts
 	}
 	return sizeMismatch(name, size, m)
 }

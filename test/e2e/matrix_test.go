@@ -18,6 +18,7 @@ var everything = []string{
 // machines are the VMs that have to come back whatever they are made of.
 func machines(t *testing.T) map[string]vm.Config {
 	dimm := []string{"-m", "384M,slots=2,maxmem=2G", "-object", "memory-backend-ram,id=dimm0,size=128M", "-device", "pc-dimm,id=plugged0,memdev=dimm0"}
+	json := []string{"-machine", "memory-backend=js", "-object", `{"qom-type":"memory-backend-memfd","id":"js","size":268435456,"share":true,"dump":false}`}
 	return map[string]vm.Config{
 		"q35 anonymous, everything": {Machine: "q35", CPUs: 2, Disk: disk(t), Net: true, Balloon: true, ExtraArgs: everything},
 		"pc memfd, disk and net":    {Machine: "pc", Backend: vm.Memfd, Disk: disk(t), Net: true, CPUs: 2},
@@ -26,6 +27,8 @@ func machines(t *testing.T) map[string]vm.Config {
 		"q35 private file":          {Machine: "q35", Backend: vm.FilePrivate},
 		"q35 two memfd nodes":       {Machine: "q35", Backend: vm.Memfd, Nodes: 2, CPUs: 2},
 		"pc two anonymous nodes":    {Nodes: 2},
+		"pc of QEMU 3.1, memfd":     {Machine: "pc-i440fx-3.1", Memory: "256M", Backend: vm.Memfd},
+		"q35 backend in JSON":       {Machine: "q35", Memory: "256M", ExtraArgs: json},
 		"q35 pc-dimm":               {Machine: "q35", Memory: "384M", ExtraArgs: dimm},
 	}
 }
