@@ -55,6 +55,9 @@ type Changed interface {
 	Memory
 	// Changed yields in rising order the parts of within that the process has made its own.
 	Changed(within Range) iter.Seq2[Range, error]
+	// Touched yields in rising order the parts of within that the process has in its page table: its own, and those of the
+	// file that it has read (with a few neighbours, do_fault_around).
+	Touched(within Range) iter.Seq2[Range, error]
 	// ReadChanged is Read for bytes that Changed gave.
 	ReadChanged(p []byte, off int64) error
 	// Backing says what file is beneath.

@@ -43,6 +43,8 @@ type want struct{ not uint64 }
 var (
 	// populated leaves out what was only read, which is the one zero page.
 	populated = want{not: pageIsPFNZero}
+	// present is whatever is there.
+	present = want{}
 	// own leaves out what still belongs to the file beneath a private mapping. A page in
 	// swap has been made private, or it would have gone back to its file. So has the one zero page,
 	// which KSM puts in the place of the process's own zero pages (use_zero_pages).

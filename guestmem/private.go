@@ -102,6 +102,10 @@ func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {
 	return p.pages.pages(p.addr, within, own)
 }
 
+func (p *privateFile) Touched(within Range) iter.Seq2[Range, error] {
+	return p.pages.pages(p.addr, within, present)
+}
+
 func (p *privateFile) ReadChanged(buf []byte, off int64) error { return p.private.Read(buf, off) }
 
 func (p *privateFile) Backing() Backing { return p.backing }

@@ -36,6 +36,8 @@ type Metadata struct {
 
 	// Base names the image to which this one is a diff; nil if this one is whole.
 	Base *Base `json:"base,omitempty"`
+	// Hot are the parts of memory that the VM had needed last; nil if that is not known.
+	Hot []Hot `json:"hot,omitempty"`
 	// MemoryDevices is what has to be known of hot-plugged memory to start the VM again. This package passes it on.
 	MemoryDevices json.RawMessage `json:"memory_devices,omitempty"`
 }
@@ -57,6 +59,13 @@ type Block struct {
 type Base struct {
 	ID   ID     `json:"id"`
 	Path string `json:"path"` // where it was when the diff was made
+}
+
+// Hot says which parts of a block were needed last: a bit for each MiB, lowest first (bit i%8 of byte i/8). It only tells what
+// to read first.
+type Hot struct {
+	Block string `json:"block"`
+	Units []byte `json:"units"`
 }
 
 // Hash is a SHA-256 in JSON as hexadecimal digits.

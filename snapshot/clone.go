@@ -175,6 +175,9 @@ func (c *clone) options(i int) RestoreOptions {
 	o.Detach = true // none of them has the terminal
 	o.Progress = nil
 	o.number = strconv.Itoa(i)
+	if i > 0 && o.Prefetch == PrefetchOn {
+		o.Prefetch = PrefetchOff // one for all: they share the page cache
+	}
 	if c.Socket != "" {
 		o.Socket = filepath.Join(c.Socket, o.number+".sock")
 	}

@@ -204,6 +204,9 @@ func (n *native) seal(end int64) (id seal.ID, err error) {
 			Whole: n.base != nil && n.bases[i] == nil,
 		})
 	}
+	if m.Hot, err = n.findHot(); err != nil {
+		n.log("not recorded what the VM needed last: %v", err)
+	}
 	n.count(m.Blocks)
 	if n.base != nil {
 		m.Base = &seal.Base{ID: n.base.Seal.ID, Path: n.base.path}

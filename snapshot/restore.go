@@ -43,6 +43,7 @@ type RestoreOptions struct {
 	Direct   directio.Mode
 	Verify   bool      // check every page before the VM runs; Eager does that anyway
 	Scrub    bool      // make VM.Scrub possible
+	Prefetch Prefetch  // Instant: bring pages in behind the guest; PrefetchOn if empty
 	Began    time.Time // when the user began to wait; now if zero
 
 	Progress *Progress
@@ -58,6 +59,8 @@ type RestoreResult struct {
 	Mode           Mode    `json:"mode"`
 	RunningSeconds float64 `json:"running_seconds"` // Began to guest running (or loaded, with Paused)
 	LoadSeconds    float64 `json:"load_seconds"`    // of these, from QEMU's greeting on
+	// Began to all of memory resident: in the process or the page cache. 0 if nobody waited for that.
+	ResidentSeconds float64 `json:"resident_seconds,omitempty"`
 }
 
 // VM is a restored VM.
@@ -119,6 +122,7 @@ func (r *restore) start(ctx context.Context) (*VM, error) {
 		RunningSeconds: time.Since(r.Began).Seconds(), LoadSeconds: time.Since(greeted).Seconds(),
 	}}
 	in.Release()
+	r.prefetchBehind(v)
 	if r.Scrub {
 		if v.image = r.image; r.base != nil {
 			v.image = r.base // a diff was read and checked; the base is what the VM runs from
