@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) clone() *cobra.Command {
-	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Began: began}}
+	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}}
 	c := &cobra.Command{
 		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
 		Short: "Start N VMs from one image",
@@ -59,11 +59,13 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f.StringVar(&o.Socket, "qmp", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp")
+	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
 	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
 	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before they run")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (eager; default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
+	_ = c.RegisterFlagCompletionFunc("prefetch", fixed("on", "off", "wait"))
 	_ = c.RegisterFlagCompletionFunc("mode", fixed("instant", "eager"))
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c

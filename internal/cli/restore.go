@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) restore() *cobra.Command {
-	o := snapshot.RestoreOptions{Mode: snapshot.Instant, Began: began}
+	o := snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}
 	printCommand := false
 	c := &cobra.Command{
 		Use:   "restore [flags] IMAGE [-- QEMU ARGS...]",
@@ -68,6 +68,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guest asks for it, or before it runs")
 	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
+	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
 	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
 	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before the VM runs (eager does so anyway)")
@@ -75,6 +76,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 	f.BoolVar(&printCommand, "print-command", false, "print the command line that would be run, and stop")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
+	_ = c.RegisterFlagCompletionFunc("prefetch", fixed("on", "off", "wait"))
 	_ = c.RegisterFlagCompletionFunc("mode", fixed("instant", "eager"))
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
@@ -113,7 +115,11 @@ func (a *app) printCommand(o snapshot.RestoreOptions) error {
 }
 
 func restored(r snapshot.RestoreResult) string {
-	return fmt.Sprintf("running after %s (%s): pid %d, monitor %s\n", seconds(r.RunningSeconds), r.Mode, r.PID, r.QMP)
+	resident := ""
+	if r.Mode == snapshot.Instant && r.ResidentSeconds > 0 {
+		resident = fmt.Sprintf(", all of its memory resident after %s", seconds(r.ResidentSeconds))
+	}
+	return fmt.Sprintf("running after %s (%s)%s: pid %d, monitor %s\n", seconds(r.RunningSeconds), r.Mode, resident, r.PID, r.QMP)
 }
 
 // shellQuote writes words so that a shell reads them as they are.
