@@ -239,7 +239,11 @@ func (l limiter) write(ctx context.Context, f *directio.File, p []byte, off int6
 		if l.Limiter != nil {
 			n = min(n, l.Burst()&^(directio.PageSize-1))
 			if err := l.WaitN(ctx, n); err != nil {
-				return context.Cause(ctx)
+				if cause := context.Cause(ctx); cause != nil {
+					return cause
+				}
+				// The wait would be longer than the context has, which WaitN says at once.
+				return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 			}
 		}
 		if _, err := f.WriteAt(p[:n], off); err != nil {
