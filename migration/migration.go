@@ -93,6 +93,10 @@ type Progress struct {
 	Zero   atomic.Int64 // pages found to be zero although they existed
 	Bytes  atomic.Int64 // page data moved
 	Cached atomic.Int64 // of these, bytes that a Load found in the page cache (Params.Cached)
+
+	// Nanoseconds that the channels of a Save have spent, all together, so far.
+	Scanning atomic.Int64 // reading pages, comparing and summing them
+	Writing  atomic.Int64 // writing them; with Params.Direct that is waiting for the device
 }
 
 // job is one stretch of one block: the ranges in it that are to be moved.

@@ -4,6 +4,7 @@ package migration
 
 import (
 	"context"
+	"time"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -44,6 +45,7 @@ const (
 // look takes one range of memory that exists, within one stretch.
 func (p *plan) look(r guestmem.Range) error {
 	view := p.c.buf[:r.Len()]
+	began := time.Now()
 	for at := int64(0); at < r.Len(); at += piece {
 		part := view[at:min(at+piece, r.Len())]
 		if err := p.read(part, r.Start+at); err != nil {
@@ -55,6 +57,7 @@ func (p *plan) look(r guestmem.Range) error {
 	}
 	first, n := r.Start/guestmem.PageSize, r.Len()/guestmem.PageSize
 	p.Progress.Pages.Add(n)
+	p.Progress.Scanning.Add(int64(time.Since(began)))
 	return p.act(first, n, view)
 }
 
@@ -147,9 +150,11 @@ func (p *plan) act(first, n int64, view []byte) error {
 func (p *plan) write(first int64, sums []uint64, pages []byte) error {
 	p.note(first, sums)
 	b := p.Layout.Blocks[p.block]
+	began := time.Now()
 	if err := p.limit.write(p.ctx, p.c.out(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
 	}
+	p.Progress.Writing.Add(int64(time.Since(began)))
 	n := int64(len(sums))
 	p.written[p.block].SetRange(first, first+n)
 	p.Progress.Stored.Add(n)

@@ -220,7 +220,7 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 		return err
 	}
 	e.result.Files = append(e.result.Files, ExportFile{path, block, size})
-	return t.Publish(false)
+	return t.Publish(false, new(SaveTimes))
 }
 
 // copy gives put the pages of blocks that are not zero, some neighbouring ones at a time, from several goroutines, each

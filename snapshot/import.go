@@ -70,7 +70,7 @@ func Import(ctx context.Context, o ImportOptions) (*ImportResult, error) {
 	}
 	id, err := i.write(ctx)
 	if err == nil {
-		err = i.target.Publish(false)
+		err = i.target.Publish(false, new(SaveTimes))
 	}
 	if err != nil {
 		return nil, err

@@ -99,7 +99,10 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 		}
 	}
 	n.Progress.phase("saving device state")
-	if n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.state()); err != nil {
+	stated := lap(&n.result.Times.DeviceState)
+	n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.state())
+	stated()
+	if err != nil {
 		return err
 	}
 	n.Progress.phase("saving memory")
@@ -119,6 +122,7 @@ func (n *native) savePages(ctx context.Context) error {
 			return err
 		}
 	}
+	defer lap(&n.result.Times.Memory)()
 	defer n.Progress.follow(&n.engine.Progress)()
 	// Memory that is in a file stays readable when its QEMU has ended, and nobody would notice for long.
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -167,6 +171,8 @@ func (n *native) newEngine() error {
 
 // complete writes all but the pages, when the guest runs again.
 func (n *native) complete() (id seal.ID, err error) {
+	defer lap(&n.result.Times.Complete)()
+	n.divide()
 	w := n.target.file
 	if err := n.layout.WriteHeaders(w); err != nil {
 		return id, err
@@ -188,6 +194,13 @@ func (n *native) complete() (id seal.ID, err error) {
 	}
 	n.result.SaveSeconds = time.Since(n.began).Seconds()
 	return id, nil
+}
+
+// divide says what the channels did of the time for memory.
+func (n *native) divide() {
+	channels, p := float64(n.result.Channels), &n.engine.Progress
+	n.result.Times.Scan = time.Duration(p.Scanning.Load()).Seconds() / channels
+	n.result.Times.Write = time.Duration(p.Writing.Load()).Seconds() / channels
 }
 
 // seal adds metadata and page sums behind the stream, which ends at end.

@@ -82,6 +82,8 @@ type SaveResult struct {
 	Passes         []Pass  `json:"passes,omitempty"`  // while the guest ran, with Live
 	GaveUp         bool    `json:"gave_up,omitempty"` // with Live: the guest was faster, and much was left for the pause
 	Base           *string `json:"base"`              // the image that a diff builds on
+	// Times says where DurableSeconds went.
+	Times SaveTimes `json:"times"`
 }
 
 // save is one Save under way.
@@ -179,6 +181,7 @@ func (s *save) chooseEngine(ctx context.Context) error {
 
 func (s *save) run(ctx context.Context) error {
 	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), Channels: s.channels()}
+	s.result.Times.Attach = time.Since(s.began).Seconds()
 	work := s.native
 	if s.Engine == EngineQEMU {
 		work = s.byQEMU
@@ -190,8 +193,10 @@ func (s *save) run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}
+	s.divide()
 	s.Progress.phase("making it durable")
-	if err := s.target.Publish(s.io.Direct); err != nil {
+	err = s.target.Publish(s.io.Direct, &s.result.Times)
+	if err != nil {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}
 	s.result.ID = id.String()
@@ -204,6 +209,14 @@ func (s *save) channels() int {
 		return migration.DefaultChannels
 	}
 	return s.Channels
+}
+
+// divide says of QEMU's own engine's time what is known of it.
+func (s *save) divide() {
+	if s.Engine == EngineQEMU {
+		s.result.Times.Memory = s.result.SaveSeconds - s.result.Times.Attach
+		s.result.Times.Complete = time.Since(s.began).Seconds() - s.result.SaveSeconds
+	}
 }
 
 // count puts what the image holds into the result.

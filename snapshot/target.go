@@ -80,11 +80,15 @@ func (t *target) Open(flags int) (*os.File, error) {
 func (t *target) files() []string { return []string{t.hidden} }
 
 // Publish makes the file durable and gives it its name. The rename is durable too when it returns nil. With
-// dropCache nothing of it stays in the page cache.
-func (t *target) Publish(dropCache bool) error {
-	if err := t.file.Sync(); err != nil {
+// dropCache nothing of it stays in the page cache. What that took is added to times.
+func (t *target) Publish(dropCache bool, times *SaveTimes) error {
+	synced := lap(&times.Sync)
+	err := t.file.Sync()
+	synced()
+	if err != nil {
 		return fmt.Errorf("the image did not reach the disk: %w", err)
 	}
+	defer lap(&times.Publish)()
 	if dropCache {
 		_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED)
 	}

@@ -50,6 +50,7 @@ takes both files.`,
 			if err != nil {
 				return err
 			}
+			a.event(spent(r), "image", r.Image, "id", r.ID, "pause_seconds", r.PauseSeconds, "durable_seconds", r.DurableSeconds, "times", r.Times)
 			return a.print(r, saved(r))
 		},
 	}
@@ -80,6 +81,14 @@ func saved(r *snapshot.SaveResult) string {
 	return fmt.Sprintf("saved %s%s: %s of %s memory, pause %s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
 		r.Image, base, size(r.BytesStored), size(r.BytesLogical), seconds(r.PauseSeconds), seconds(r.DurableSeconds),
 		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels)
+}
+
+// spent says where the time went.
+func spent(r *snapshot.SaveResult) string {
+	t := r.Times
+	return fmt.Sprintf("time: attach %s, device state %s, memory %s (scan %s, write %s), completing %s, sync %s, publish %s",
+		seconds(t.Attach), seconds(t.DeviceState), seconds(t.Memory), seconds(t.Scan), seconds(t.Write),
+		seconds(t.Complete), seconds(t.Sync), seconds(t.Publish))
 }
 
 func size(n int64) string { return units.BytesSize(float64(n)) }

@@ -97,9 +97,15 @@ func refused(t *testing.T, status int, words []string, args ...string) outcome {
 func save(t *testing.T, v *vm.VM, image string, flags ...string) *snapshot.SaveResult {
 	t.Helper()
 	r := must[snapshot.SaveResult](t, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
+	if s := r.Times; !allOf(r.DurableSeconds, s.Attach+s.DeviceState+s.Memory+s.Complete+s.Sync+s.Publish) || s.Scan+s.Write > s.Memory {
+		t.Errorf("the times do not add up to %.3f s: %+v", r.DurableSeconds, s)
+	}
 	t.Logf("saved %d MiB, pause %.3f s, durable %.3f s, %s %s", r.BytesStored>>20, r.PauseSeconds, r.DurableSeconds, r.Engine, r.IO)
 	return &r
 }
+
+// allOf tells whether parts are all of a time but for what nobody measures: stopping the VM, letting it go on.
+func allOf(whole, parts float64) bool { return parts <= whole && parts > whole*0.6-0.05 }
 
 // restore restores an image with v's arguments in a directory of its own, and attaches to the guest.
 func restore(t *testing.T, v *vm.VM, image string, flags ...string) (*vm.VM, snapshot.RestoreResult) {
