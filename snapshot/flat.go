@@ -34,6 +34,12 @@ func (e *export) flat(ctx context.Context) (err error) {
 		c.stored = append(c.stored, mappedram.NewBitmap(b.Pages()))
 	}
 	return e.file(e.Out, "", c.layout.RAMEnd, func(f *directio.File) error {
+		if shared, err := e.share(ctx, c, f, blocks); shared || err != nil {
+			if err != nil {
+				return err
+			}
+			return e.finish(c, f)
+		}
 		// Pages come in stretches, each from one goroutine, so no two set bits in one word.
 		err := e.copy(ctx, blocks, func(block int, off int64, p []byte) error {
 			first := off / mappedram.PageSize
@@ -47,10 +53,15 @@ func (e *export) flat(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		id, err := c.complete(f, e.metadata())
-		e.result.ID = id.String()
-		return err
+		return e.finish(c, f)
 	})
+}
+
+// finish writes all but the pages.
+func (e *export) finish(c *composed, f *directio.File) error {
+	id, err := c.complete(f, e.metadata())
+	e.result.ID = id.String()
+	return err
 }
 
 // composed lays the new image out.

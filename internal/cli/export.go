@@ -27,7 +27,8 @@ raw   OUT becomes a directory: a file for each block of memory, sparse, as pmems
 elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
       writes it: for gdb, crash and Volatility. Zero pages are holes.
 
-flat  OUT becomes an image of its own: a diff and its base made one.
+flat  OUT becomes an image of its own: a diff and its base made one. On a file system that can (XFS, btrfs) it shares
+      their pages and is there at once; pages that are shared are not read.
 
 Pages of a sealed image are checked as they are read. A diff is exported together with its base.`,
 		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core

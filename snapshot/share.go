@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
+)
+
+// share brings the pages of sealed images into the new one without moving them: the files share their extents from
+// then on (ioctl_ficlonerange(2): XFS, btrfs, bcachefs). Nobody looks at the pages; their sums come from the seals, so that
+// one which is damaged is found in the new image too. It returns false, with nothing done, where the file system cannot:
+// then pages have to be moved, and moving them through the kernel alone would save little and check nothing.
+func (e *export) share(ctx context.Context, c *composed, to *directio.File, blocks []int) (bool, error) {
+	if e.image.Seal == nil {
+		return false, nil
+	}
+	r := &restore{image: e.image, base: e.base}
+	begun := false
+	for _, i := range blocks {
+		sources, err := r.sources(i)
+		if err != nil {
+			return begun, err
+		}
+		for _, s := range sources {
+			if err := s.sums(c, i); err != nil {
+				return begun, err
+			}
+			from, at := s.image.Blocks[s.block].PagesOffset, c.layout.Blocks[i].PagesOffset
+			for first, end := range s.wanted(c.stored[i]).Runs(c.layout.Blocks[i].Pages()) {
+				if err := context.Cause(ctx); err != nil {
+					return true, err
+				}
+				off, n := first*mappedram.PageSize, (end-first)*mappedram.PageSize
+				err := cloneRange(to, at+off, s.image.file, from+off, n)
+				if !begun && errors.Is(err, errNoSharing) {
+					clear(c.stored[i])
+					return false, nil
+				}
+				if err != nil {
+					return true, err
+				}
+				begun = true
+				if e.Progress != nil {
+					e.Progress.Done.Add(n)
+				}
+			}
+		}
+	}
+	return true, nil
+}
+
+// sums takes the sums of the pages from the seal. Those that are not zero are stored in the new image.
+func (s source) sums(c *composed, i int) error {
+	ranks := mappedram.NewRanks(s.stored)
+	for first, end := range s.pages.Runs(c.layout.Blocks[i].Pages()) {
+		for first < end {
+			n := min(end-first, migration.MaxSums)
+			sums, err := s.image.Seal.Sums(s.block, int(ranks.Before(first)), int(n))
+			if err != nil {
+				return err
+			}
+			if err := c.sums.Put(i, first, sums); err != nil {
+				return err
+			}
+			for k, sum := range sums {
+				if sum != migration.ZeroSum {
+					c.stored[i].Set(first + int64(k))
+				}
+			}
+			first += n
+		}
+	}
+	return nil
+}
+
+// wanted are those of the source's pages that are in stored.
+func (s source) wanted(stored mappedram.Bitmap) mappedram.Bitmap {
+	b := make(mappedram.Bitmap, len(stored))
+	for k := range b {
+		b[k] = s.pages[k] & stored[k]
+	}
+	return b
+}
+
+var errNoSharing = errors.New("the files cannot share their pages")
+
+func cloneRange(to *directio.File, at int64, from *os.File, off, n int64) error {
+	err := unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{
+		Src_fd: int64(from.Fd()), Src_offset: uint64(off), Src_length: uint64(n), Dest_offset: uint64(at),
+	})
+	for _, no := range []error{unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL} {
+		if errors.Is(err, no) {
+			return errNoSharing
+		}
+	}
+	if err != nil {
+		return &os.PathError{Op: "share pages of", Path: from.Name(), Err: err}
+	}
+	return nil
+}
