@@ -10,6 +10,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -163,6 +164,33 @@ func TestExportELFSplit(t *testing.T) {
 		if !found {
 			t.Errorf("page %d is not at %#x", page, at)
 		}
+	}
+}
+
+// TestExportELFMemory has to be told which blocks are the main memory.
+func TestExportELFMemory(t *testing.T) {
+	i := smallImage()
+	i.blocks[0].Name, i.blocks[1].Name = "m0", "m1"
+	path := i.write(t)
+	o := ExportOptions{Image: path, Format: ExportELF, Out: filepath.Join(t.TempDir(), "core")}
+	if _, err := Export(context.Background(), o); err == nil || !strings.Contains(err.Error(), "--memory") {
+		t.Errorf("without being told: %v", err)
+	}
+	o.Memory = []string{"m1", "m2"}
+	if _, err := Export(context.Background(), o); err == nil || !strings.Contains(err.Error(), `no memory "m2"`) {
+		t.Errorf("told wrongly: %v", err)
+	}
+	o.Memory = []string{"m1", "m0"}
+	r, err := Export(context.Background(), o)
+	check(t, err)
+	want := []ExportSegment{{0, i.blocks[1].Length, "m1", 0}, {i.blocks[1].Length, i.blocks[0].Length, "m0", 0}}
+	if !slices.Equal(r.Segments, want) {
+		t.Errorf("%+v, want %+v", r.Segments, want)
+	}
+	i.machine = "virt-10.0"
+	o.Image, o.Force = i.write(t), true
+	if _, err := Export(context.Background(), o); err == nil || !strings.Contains(err.Error(), "virt-10.0") {
+		t.Errorf("a machine that is not known: %v", err)
 	}
 }
 

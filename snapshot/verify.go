@@ -174,7 +174,7 @@ func (v *verify) devices() error {
 }
 
 // batchPages bounds how many pages are read in one go of the engine, and so the bitmap that is in memory: 2 MiB.
-const batchPages = 1 << 24
+var batchPages int64 = 1 << 24
 
 // pages reads all pages, a batch at a time.
 func (v *verify) pages(ctx context.Context) error {

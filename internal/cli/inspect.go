@@ -5,6 +5,8 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"html"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -142,7 +144,7 @@ func domainName(xml string) string {
 	if !ok || len(name) > 255 {
 		return ""
 	}
-	return fmt.Sprintf("%.255q", name)
+	return strconv.Quote(html.UnescapeString(name))
 }
 
 func percent(part, whole int64) string {

@@ -5,6 +5,8 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -42,6 +44,7 @@ func TestImages(t *testing.T) {
 	t.Run("elf", i.elf)
 	t.Run("seal", i.seal)
 	t.Run("device state", i.deviceState)
+	t.Run("libvirt", i.libvirt)
 }
 
 // images is what its subtests share: a guest that is stopped, and its image.
@@ -376,6 +379,51 @@ func (i *images) seal(t *testing.T) {
 		t.Errorf("sealed %+v, verified %+v", r, got)
 	}
 	refused(t, 1, []string{"sealed already", r.ID}, "seal", image)
+}
+
+// libvirt has QEMU write an image as libvirt has it, behind libvirt's header.
+func (i *images) libvirt(t *testing.T) {
+	const offset = 4096
+	image := filepath.Join(i.dir, "libvirt")
+	xml := "<domain type='kvm'><name>guest &amp; co</name></domain>"
+	head := append([]byte("LibvirtQemudSave"), binary.LittleEndian.AppendUint32(nil, 2)...)
+	for _, v := range []uint32{offset - 92, 0, 6, 0} {
+		head = binary.LittleEndian.AppendUint32(head, v)
+	}
+	head = append(append(head, make([]byte, 92-len(head))...), xml...)
+	if err := os.WriteFile(image, append(head, make([]byte, offset-len(head))...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// QEMU saves a VM that it has saved only after that has run.
+	if err := errors.Join(i.v.Cont(), i.v.Stop()); err != nil {
+		t.Fatal(err)
+	}
+	saveByQEMU(t, i.v, fmt.Sprintf("%s,offset=%d", image, offset))
+	must[snapshot.SealResult](t, "seal", image)
+	must[snapshot.VerifyResult](t, "verify", image)
+	r := must[snapshot.InspectResult](t, "inspect", image)
+	if r.Format != "libvirt" || r.StreamOffset != offset || !r.Sealed || !r.Complete {
+		t.Errorf("inspect: %+v", r)
+	}
+	if o := ramjet(t, "inspect", image); !strings.Contains(o.out, `format sparse, domain "guest & co"`) {
+		t.Errorf("inspect says %s", o.out)
+	}
+	dir := t.TempDir()
+	args := append([]string{"restore", "--detach", "--mode", "eager", image, "--json", "--", i.v.Program}, i.v.ArgsIn(dir)...)
+	if o := ramjet(t, args...); o.status != 0 {
+		t.Fatal(o.err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	v, err := vm.Connect(ctx, vm.SerialIn(dir), vm.QMPIn(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Kill()
+	if err := v.Cont(); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, v)
 }
 
 // saveByQEMU has QEMU write an image, without ramjet.
