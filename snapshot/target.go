@@ -32,7 +32,7 @@ func newTarget(path string, force bool) (*target, error) {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
-	hidden := fmt.Sprintf(".%s.%08x.unfinished", filepath.Base(path), rand.Uint32())
+	hidden := fmt.Sprintf(".%.200s.%08x.unfinished", filepath.Base(path), rand.Uint32())
 	t := &target{path: path, force: force, hidden: filepath.Join(dir, hidden)}
 	f, err := directio.CreateUnnamed(dir)
 	if err != nil {
