@@ -11,7 +11,8 @@ import (
 
 // A seal that is added to an image in place grows behind the stream, its footer last. If that is interrupted, the stream
 // is as good as before, and so it is if a sealed file was cut within its seal; only where it ends the end of the file
-// does not tell any more. It is found by the metadata that the seal begins with. Such an image is refused, because
+// does not tell any more. It is found by the metadata that the seal begins with, or, if the power failed when the file
+// had grown and nothing had reached it yet, by the zeros. Such an image is refused, because
 // something happened to it that its owner should know of, but it can be sealed again.
 
 // sealStart is how a seal's metadata begin (seal.Metadata, encoding/json).
@@ -40,6 +41,38 @@ func (m *Image) unfinished(err error) error {
 
 // findUnfinished finds where the stream ends if an unfinished seal is behind it.
 func (m *Image) findUnfinished() (vmstate.Tail, bool) {
+	if t, ok := m.findMetadata(); ok {
+		return t, true
+	}
+	return m.findZeros()
+}
+
+// findZeros finds the end of a stream behind which there are only zeros. The stream itself may end in some.
+func (m *Image) findZeros() (vmstate.Tail, bool) {
+	b := make([]byte, 256<<10)
+	for end := m.FileSize; end > max(m.RAMEnd, m.FileSize-unfinishedScan); {
+		at := max(m.RAMEnd, end-int64(len(b)))
+		p := b[:end-at]
+		if readAt(m.r, p, at) != nil {
+			break
+		}
+		n := int64(len(bytes.TrimRight(p, "\x00")))
+		if n == 0 {
+			end = at
+			continue
+		}
+		for e := at + n; e <= min(at+n+vmstate.FooterSize, m.FileSize); e++ {
+			if t, err := vmstate.ParseTail(m.r, m.RAMEnd, e, m.SectionID); err == nil {
+				return t, true
+			}
+		}
+		break
+	}
+	return vmstate.Tail{}, false
+}
+
+// findMetadata finds the end of a stream by the metadata of the seal behind it.
+func (m *Image) findMetadata() (vmstate.Tail, bool) {
 	const step = 256 << 10
 	end := min(m.FileSize, m.RAMEnd+unfinishedScan)
 	b := make([]byte, step+len(sealStart)-1)

@@ -46,6 +46,16 @@ func TestUnfinishedSeal(t *testing.T) {
 				t.Errorf("cut to %d of %d bytes: %+v, want %+v", cut, end, got, before)
 			}
 		}
+		// The file has grown, its content is lost.
+		for _, n := range []int64{1, 7, 4096, 1 << 20} {
+			c := f.clone()
+			c.truncate(before.StreamEnd)
+			c.WriteAt(make([]byte, n), before.StreamEnd)
+			got, err := Open(c, c.size)
+			if !errors.Is(err, ErrIncomplete) || got == nil || !got.Unfinished || got.StreamEnd != before.StreamEnd {
+				t.Errorf("%d zeros behind the stream: %+v, %v", n, got, err)
+			}
+		}
 		if got, err := Open(f, end); err != nil || got.Unfinished || got.Seal == nil {
 			t.Errorf("whole: %+v, %v", got, err)
 		}
