@@ -25,10 +25,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	}
 	testscript.Main(m, map[string]func(){
 		"ramjet": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
 	})
 }
+
+// asProgram in the environment makes this test the program that it tests.
+const asProgram = "RAMJET_TEST_AS_PROGRAM"
 
 // TestMistakes runs testdata/*.txtar: what users do wrong, and the one line that they get for it.
 func TestMistakes(t *testing.T) {

@@ -28,6 +28,7 @@ type serveFlags struct {
 	memory    []string
 	incoming  bool
 	noSandbox bool
+	metrics   string
 }
 
 func (a *app) serve() *cobra.Command {
@@ -47,7 +48,7 @@ leaves it that, and allows migration to file:PATH.
 The socket is open to its own user only.`,
 		Example: `  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G
   ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G --incoming
-  ramjet serve --qmp /run/vm1-safe.qmp --vm /run/vm1.qmp`,
+  ramjet serve --qmp /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error { return a.runServe(c.Context(), o) },
 	}
@@ -59,6 +60,7 @@ The socket is open to its own user only.`,
 	f.StringArrayVar(&o.memory, "memory", nil, "guest memory of its own, `NAME=SIZE` (repeatable)")
 	f.BoolVar(&o.incoming, "incoming", false, "wait for migrate-incoming")
 	f.BoolVar(&o.noSandbox, "no-sandbox", false, "keep access to the file system, and migrate to and from file:PATH too")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus' metrics over HTTP at `ADDR`: HOST:PORT, or the path of a socket to make")
 	return c
 }
 
@@ -90,6 +92,9 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
 	l, conn, err := o.listen()
+	if err == nil {
+		err = a.watch(ctx, o.metrics, server)
+	}
 	if err != nil {
 		return err
 	}
@@ -107,6 +112,25 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 		err = cause
 	}
 	return err
+}
+
+// watch counts and logs the server's commands, if anybody wants to know. It has to listen before the sandbox.
+func (a *app) watch(ctx context.Context, address string, s *qmp.Server) error {
+	if address == "" && !a.logging() {
+		return nil
+	}
+	m := newMetrics()
+	m.observe(s, a.event)
+	if address == "" {
+		return nil
+	}
+	l, err := listenMetrics(address)
+	if err != nil {
+		return err
+	}
+	a.event("metrics at "+l.Addr().String(), "address", l.Addr().String())
+	go m.serve(ctx, l)
+	return nil
 }
 
 // backend makes what is served and gives the server its commands.
