@@ -85,6 +85,7 @@ func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
 
 // paused is what happens while the guest stands still.
 func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) {
+	still := n.standing()
 	if err := n.pause.begin(ctx); err != nil {
 		return err
 	}
@@ -107,6 +108,9 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 	}
 	n.Progress.phase("saving memory")
 	if err := n.savePages(ctx); err != nil {
+		return err
+	}
+	if err := still(ctx); err != nil {
 		return err
 	}
 	if n.Then == ThenResume || n.Then == "" {

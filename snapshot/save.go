@@ -91,6 +91,7 @@ type save struct {
 	SaveOptions
 	began  time.Time
 	vm     *qemu.VM
+	lock   *os.File     // see lockVM
 	base   *openedImage // nil: the image will be whole
 	target *target
 	io     directio.Decision
@@ -145,6 +146,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
+		return err
+	}
+	if err := s.lockVM(); err != nil {
 		return err
 	}
 	if err := s.vm.Migratable(ctx); err != nil {
@@ -283,6 +287,9 @@ func (s *save) close() error {
 	}
 	if s.base != nil {
 		s.base.file.Close()
+	}
+	if s.lock != nil {
+		s.lock.Close()
 	}
 	return err
 }
