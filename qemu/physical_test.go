@@ -4,7 +4,6 @@ package qemu
 
 import (
 	"context"
-	"fmt"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -138,7 +137,7 @@ func flatView(t *testing.T, program string, args []string) (view []PhysicalRange
 		view = append(view, PhysicalRange{f[3], v[2], v[1] - v[0] + 1, v[0]})
 	}
 	if len(view) == 0 {
-		t.Fatal(fmt.Sprintf("no memory in %s", out))
+		t.Fatalf("no memory in %s", out)
 	}
 	return view
 }
