@@ -64,8 +64,12 @@ func Import(ctx context.Context, o ImportOptions) (*ImportResult, error) {
 	if err := i.read(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Dir, err)
 	}
-	var err error
-	if i.target, err = newTarget(o.Image, o.Force); err != nil {
+	return i.save(ctx, began)
+}
+
+// save makes the image of what was read.
+func (i *importing) save(ctx context.Context, began time.Time) (_ *ImportResult, err error) {
+	if i.target, err = newTarget(i.Image, i.Force); err != nil {
 		return nil, err
 	}
 	id, err := i.write(ctx)
