@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package snapshot does what a user asks for, on a VM and an image file: Save, Restore, Clones; Inspect, Verify, Diff, Export,
+// Package snapshot does what a user asks for, on a VM and an image file: Save, Restore, Clone; Inspect, Verify, Diff, Export,
 // Import and Seal on images; and SaveMemory for programs that have memory of their own to save.
 //
 // The order of things is what makes it safe. A save checks all that can be checked, makes

@@ -78,8 +78,12 @@ func saved(r *snapshot.SaveResult) string {
 	if r.Base != nil {
 		base = fmt.Sprintf(" (with %s)", *r.Base)
 	}
-	return fmt.Sprintf("saved %s%s: %s of %s memory, pause %s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
-		r.Image, base, size(r.BytesStored), size(r.BytesLogical), seconds(r.PauseSeconds), seconds(r.DurableSeconds),
+	pause := ""
+	if r.PauseSeconds > 0 { // else it did not run before, or does not any more
+		pause = ", pause " + seconds(r.PauseSeconds)
+	}
+	return fmt.Sprintf("saved %s%s: %s of %s memory%s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
+		r.Image, base, size(r.BytesStored), size(r.BytesLogical), pause, seconds(r.DurableSeconds),
 		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels)
 }
 
