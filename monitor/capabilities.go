@@ -76,9 +76,8 @@ var exclusions = []struct{ one, other, text string }{
 	{"mapped-ram", "postcopy-ram", "Mapped-ram migration is incompatible with postcopy"},
 }
 
-// notHere are capabilities that mean something that files do not have.
-var notHere = []string{"postcopy-ram", "postcopy-preempt", "switchover-ack", "dirty-limit", "x-colo", "background-snapshot",
-	"pause-before-switchover", "x-ignore-shared", "zero-copy-send", "rdma-pin-all", "validate-uuid"}
+// notHere are capabilities that mean something that this guest does not have.
+var notHere = []string{"postcopy-ram", "postcopy-preempt", "switchover-ack", "x-ignore-shared"}
 
 func checkCapabilities(old, caps map[string]bool, incoming bool) error {
 	for _, e := range exclusions {
@@ -94,8 +93,14 @@ func checkCapabilities(old, caps map[string]bool, incoming bool) error {
 			return qmp.Errorf("%s", c.text)
 		}
 	}
+	if caps["zero-copy-send"] && (!caps["multifd"] || caps["xbzrle"]) {
+		return qmp.Errorf("Zero copy only available for non-compressed non-TLS multifd migration")
+	}
 	if incoming && caps["multifd"] && !old["multifd"] {
 		return qmp.Errorf("Multifd must be set before incoming starts")
+	}
+	if caps["dirty-limit"] {
+		return qmp.Errorf("dirty-limit requires KVM with accelerator property 'dirty-ring-size' set")
 	}
 	for name, on := range caps {
 		if on && slices.Contains(notHere, name) {

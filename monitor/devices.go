@@ -42,8 +42,7 @@ func loadSections(sections []byte) (string, error) {
 	for _, s := range list {
 		version := map[string]uint32{timerName: timerVersion, globalName: globalVersion}[s.Name]
 		if version == 0 || s.Instance != 0 {
-			return "", fmt.Errorf("Unknown section or instance '%s' %d. Make sure that your current VM setup matches your saved VM setup, "+
-				"including any hotplugged devices", s.Name, s.Instance)
+			return "", unknownSection(s.Name, s.Instance)
 		}
 		if s.Version > version {
 			return "", fmt.Errorf("unsupported version %d for '%s' v%d", s.Version, s.Name, version)
@@ -54,4 +53,13 @@ func loadSections(sections []byte) (string, error) {
 		return "running", nil
 	}
 	return state, err
+}
+
+func unknownSection(name string, instance uint32) error {
+	return fmt.Errorf("Unknown section or instance '%s' %d. Make sure that your current VM setup matches your saved VM setup, "+
+		"including any hotplugged devices", name, instance)
+}
+
+func unknownBlock(name string) error {
+	return fmt.Errorf("Unknown ramblock \"%s\", cannot accept migration", name)
 }

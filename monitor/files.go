@@ -57,37 +57,76 @@ func (n named) Open(flags int) (*os.File, error) {
 	}
 }
 
-// Main opens the file of an address for the main channel of a migration that will open what need says, after a look at
-// the whole descriptor set. The descriptor's position is not moved.
-func (f Files) Main(a Address, need fdset.Need) (*os.File, directio.Opener, error) {
+// Opened is the file of a migration.
+type Opened struct {
+	Main  *os.File        // for headers, bitmaps and device state; its position does not count
+	Pages directio.Opener // for page channels
+	page  *os.File        // what Pages duplicates, nil with a path
+}
+
+// Open opens the file of an address for a migration that will open what need says, after a look at the whole
+// descriptor set. Descriptors that are taken out of the set later do not matter any more.
+func (f Files) Open(a Address, need fdset.Need) (_ *Opened, err error) {
 	o, err := f.Opener(a.Path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if a.Offset <= math.MaxInt64 {
 		need.Offset = int64(a.Offset)
 	}
-	if fdset.IsPath(a.Path) {
+	set := fdset.IsPath(a.Path)
+	if set {
 		if err := f.Sets.Check(a.Path, need); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	flags := os.O_RDONLY
+	flags, create, direct := os.O_RDONLY, 0, 0
 	if need.Write {
-		flags = os.O_WRONLY | os.O_CREATE
+		flags, create = os.O_WRONLY, os.O_CREATE
 	}
-	main, err := o.Open(flags)
+	if need.Direct {
+		direct = unix.O_DIRECT
+	}
+	opened := &Opened{Pages: o}
+	defer func() {
+		if err != nil {
+			opened.Close()
+		}
+	}()
+	if opened.Main, err = o.Open(flags | create); err != nil {
+		return nil, err
+	}
+	switch {
+	case set:
+		if opened.page, err = o.Open(flags | direct); err == nil {
+			opened.Pages = duplicates{opened.page}
+		}
+	case need.Direct:
+		err = directPath(o, flags)
+	}
+	return opened, err
+}
+
+// Close closes what is open of it.
+func (o *Opened) Close() {
+	for _, f := range []*os.File{o.Main, o.page} {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
+
+// duplicates is an opener of what is open already: each descriptor shares its open file description, as all that come out of
+// one set do.
+type duplicates struct{ f *os.File }
+
+// Open duplicates; whether the flags fit was seen to before.
+func (d duplicates) Open(int) (*os.File, error) {
+	fd, err := unix.FcntlInt(d.f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
-		return nil, nil, err
+		return nil, os.NewSyscallError("fcntl", err)
 	}
-	if need.Direct && !fdset.IsPath(a.Path) {
-		err = directPath(o, flags&unix.O_ACCMODE)
-	}
-	if err != nil {
-		main.Close()
-		return nil, nil, err
-	}
-	return main, o, nil
+	return os.NewFile(uintptr(fd), d.f.Name()), nil
 }
 
 // directPath finds out before anything is touched whether a path takes direct I/O, as Check does for a set.

@@ -5,6 +5,7 @@ package monitor
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -42,6 +43,11 @@ func (v *View) Total() int64 {
 		n += b.Length
 	}
 	return n
+}
+
+// find is the index of the block of that name, or -1.
+func (v *View) find(name string) int {
+	return slices.IndexFunc(v.Blocks, func(b mappedram.Block) bool { return b.Name == name })
 }
 
 // Close gives the access up.

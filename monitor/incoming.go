@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"sync"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -88,9 +87,6 @@ func (m *Monitor) migrateIncoming(_ context.Context, r *qmp.Request) (any, error
 	if err := s.suits(a); err != nil {
 		return nil, err
 	}
-	if !s.MappedRAM {
-		return nil, s.Ready()
-	}
 	l := &load{Monitor: m, settings: s, address: a, exit: args.ExitOnError == nil || *args.ExitOnError}
 	return nil, l.start()
 }
@@ -102,18 +98,16 @@ type load struct {
 	address  Address
 	exit     bool // end the process if it fails
 
-	main   *os.File
-	opener directio.Opener
+	opened *Opened
 }
 
 // start opens the file, and has the rest go on by itself.
 func (l *load) start() (err error) {
-	l.set(statusSetup, nil)
 	s := l.settings
-	if l.main, l.opener, err = l.out.Files.Main(l.address, fdset.Need{Channels: s.PageChannels(), Direct: s.Direct()}); err != nil {
-		l.set(statusFailed, err)
-		return err
+	if l.opened, err = l.out.Files.Open(l.address, fdset.Need{Channels: s.PageChannels(), Direct: s.Direct()}); err != nil {
+		return err // as if nobody had asked: unlike QEMU we can be asked again
 	}
+	l.set(statusSetup, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	l.in.mu.Lock()
@@ -148,29 +142,39 @@ func (l *load) set(status string, err error) {
 
 // run loads everything and takes up the run state. The guest has the whole image or still waits.
 func (l *load) run(ctx context.Context) (err error) {
-	defer l.main.Close()
-	image, err := l.openImage()
-	if err != nil {
-		return err
-	}
-	sections, err := image.DeviceSections()
-	if err != nil {
-		return err
-	}
-	state, err := loadSections(sections)
-	if err != nil {
-		return err
-	}
+	defer l.opened.Close()
 	view, err := l.memory.view(guestmem.ReadWrite)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, view.Close()) }()
-	if err := l.pages(ctx, image, view); err != nil {
+	how := l.plain
+	if l.settings.MappedRAM {
+		how = l.mapped
+	}
+	state, err := how(ctx, view)
+	if err != nil {
 		return err
 	}
 	l.takeUp(state)
 	return nil
+}
+
+// mapped loads a mapped-ram image and returns the run state in it.
+func (l *load) mapped(ctx context.Context, view *View) (string, error) {
+	image, err := l.openImage()
+	if err != nil {
+		return "", err
+	}
+	sections, err := image.DeviceSections()
+	if err != nil {
+		return "", err
+	}
+	state, err := loadSections(sections)
+	if err != nil {
+		return "", err
+	}
+	return state, l.pages(ctx, image, view)
 }
 
 // takeUp has the guest do what it did when it was saved.
@@ -188,7 +192,7 @@ func (l *load) takeUp(state string) {
 
 // openImage reads all headers. It reads at offsets, so that the client's descriptor stays where it is.
 func (l *load) openImage() (*mappedram.Image, error) {
-	f, err := directio.NewFile(l.main)
+	f, err := directio.NewFile(l.opened.Main)
 	if err != nil {
 		return nil, err
 	}
@@ -211,17 +215,12 @@ func (l *load) openImage() (*mappedram.Image, error) {
 
 // pages loads all pages, and makes zero what the image has no page of: an earlier load may have failed half way.
 func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) error {
-	load := &migration.Load{Image: l.opener, Params: migration.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
+	load := &migration.Load{Image: l.opened.Pages, Params: migration.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
 	found := 0
 	for i, b := range image.Blocks {
-		at := -1
-		for k, have := range view.Blocks {
-			if have.Name == b.Name {
-				at = k
-			}
-		}
+		at := view.find(b.Name)
 		if at < 0 {
-			return fmt.Errorf("Unknown ramblock \"%s\", cannot accept migration", b.Name)
+			return unknownBlock(b.Name)
 		}
 		found++
 		if b.Ignored {

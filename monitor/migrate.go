@@ -4,7 +4,6 @@ package monitor
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -68,16 +67,15 @@ func (m *Monitor) ready(s Settings) error {
 	return s.Ready()
 }
 
-// Ready refuses settings with which nothing can be migrated to a file of pages.
+// Ready refuses settings that are nothing for files.
 func (s Settings) Ready() error {
 	switch {
 	case s.MappedRAM && s.TLS:
 		return qmp.Errorf("Cannot use TLS with mapped-ram")
 	case s.MappedRAM && s.Compression != "none":
 		return qmp.Errorf("Cannot use compression with mapped-ram")
-	case !s.MappedRAM:
-		return fmt.Errorf("this guest is saved in the mapped-ram format only: " +
-			"set the capability with migrate-set-capabilities")
+	case s.TLS:
+		return qmp.Errorf("a file cannot be encrypted: set tls-creds to \"\"")
 	}
 	return nil
 }
@@ -90,31 +88,23 @@ func (m *Monitor) migrateCancel(_ context.Context, r *qmp.Request) (any, error) 
 	return nil, nil
 }
 
-type migrationStatus string
+// MigrationStatus is the type of the schema.
+type MigrationStatus string
 
-func (migrationStatus) Values() []string {
+// Values lists them.
+func (MigrationStatus) Values() []string {
 	return []string{"none", "setup", "cancelling", "cancelled", "active", "postcopy-active", "postcopy-paused",
 		"postcopy-recover-setup", "postcopy-recover", "completed", "failed", "colo", "pre-switchover", "device", "wait-unplug"}
 }
 
 func (m *Monitor) migrateContinue(_ context.Context, r *qmp.Request) (any, error) {
 	var args struct {
-		State migrationStatus `json:"state"`
+		State MigrationStatus `json:"state"`
 	}
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
-	status := m.out.Info().Status
-	if status == "" {
-		status = "none"
-	}
-	if status != string(args.State) {
-		return nil, qmp.Errorf("Migration not in expected state: %s", status)
-	}
-	if status != "pre-switchover" {
-		return nil, qmp.Errorf("Unexpected migration state: %s", status)
-	}
-	return nil, nil
+	return nil, m.out.Continue(string(args.State))
 }
 
 func migratePause(_ context.Context, r *qmp.Request) (any, error) {

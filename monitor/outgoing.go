@@ -17,13 +17,15 @@ import (
 //
 // The states, and the events that tell of them, are those of QEMU 10:
 //
-//	setup -> active -> device -> completed
+//	setup -> active -> [pre-switchover ->] device -> completed
 //	any but completed -> failed
 //	any but completed -> cancelling -> cancelled
 type Outgoing struct {
 	Guest Guest
 	Files Files
 	Emit  func(event string, data any)
+	// Ended, if not nil, is called when a migration that was begun has ended, before anybody is told.
+	Ended func()
 
 	mu     sync.Mutex
 	status string // "": none yet
@@ -33,6 +35,7 @@ type Outgoing struct {
 	cancel context.CancelCauseFunc // nil when none is under way
 	final  bool                    // the file is being published, too late to cancel
 	done   chan struct{}
+	goOn   chan struct{} // closed by Continue; nil unless in pre-switchover
 }
 
 // errCancelled is why a cancelled migration ends.
@@ -59,10 +62,10 @@ func (o *Outgoing) Start(ctx context.Context, a Address, s Settings) error {
 	o.mu.Unlock()
 
 	t := &transfer{Outgoing: o, address: a, settings: s, view: view}
-	t.main, t.opener, err = o.Files.Main(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
+	t.opened, err = o.Files.Open(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
 	if err == nil {
-		if err = truncate(t.main, a.Offset); err != nil {
-			t.main.Close()
+		if err = truncate(t.opened.Main, a.Offset); err != nil {
+			t.opened.Close()
 		}
 	}
 	if err != nil {
@@ -109,6 +112,41 @@ func (o *Outgoing) pass() {
 	}
 }
 
+// pause waits in pre-switchover until somebody says continue.
+func (o *Outgoing) pause(ctx context.Context) error {
+	o.mu.Lock()
+	goOn := make(chan struct{})
+	if o.status != statusCancelling {
+		o.goOn = goOn
+		o.set(statusPaused)
+	}
+	o.mu.Unlock()
+	select {
+	case <-goOn:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Continue lets a migration go on that waits in pre-switchover; state is what the client thinks it is in.
+func (o *Outgoing) Continue(state string) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	status := o.status
+	if status == "" {
+		status = "none"
+	}
+	if status != state {
+		return qmp.Errorf("Migration not in expected state: %s", status)
+	}
+	if o.goOn != nil {
+		close(o.goOn)
+		o.goOn = nil
+	}
+	return nil
+}
+
 // commit tells whether the file may be published; from then on it is too late to cancel.
 func (o *Outgoing) commit() error {
 	o.mu.Lock()
@@ -122,11 +160,14 @@ func (o *Outgoing) commit() error {
 
 // end says how it ended.
 func (o *Outgoing) end(err error) {
+	if o.Ended != nil {
+		o.Ended()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.stats.ended = time.Now()
 	o.cancel(nil)
-	o.cancel = nil
+	o.cancel, o.goOn = nil, nil
 	switch {
 	case err == nil:
 		o.set(statusCompleted)
@@ -179,7 +220,7 @@ func (o *Outgoing) Info() Info {
 	defer o.mu.Unlock()
 	i := Info{Status: o.status}
 	switch o.status {
-	case statusActive, statusDevice, statusCompleted:
+	case statusActive, statusPaused, statusDevice, statusCompleted:
 		o.stats.fill(&i, time.Now())
 	case statusFailed:
 		i.Error = o.desc

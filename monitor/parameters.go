@@ -111,32 +111,28 @@ func (m *Monitor) setParameters(_ context.Context, r *qmp.Request) (any, error) 
 			to.Field(i).Set(f)
 		}
 	}
-	if err := next.check(m.settings.caps["mapped-ram"]); err != nil {
+	if err := next.check(); err != nil {
 		return nil, err
+	}
+	// QEMU looks at the values before the change only, so that nothing can be changed any more once compression is on.
+	if m.settings.caps["mapped-ram"] && m.settings.params.streams() && next.streams() {
+		return nil, qmp.Errorf("Mapped-ram only available for non-compressed non-TLS multifd migration")
 	}
 	m.settings.params = next
 	return nil, nil
 }
 
-// ranges are the limits that migrate_params_check knows, in its order and with its names.
-func (p *parameters) check(mapped bool) error {
-	between := func(name string, v, lo, hi uint64) error {
-		if v < lo || v > hi {
-			return qmp.Errorf("Parameter '%s' expects a value between %d and %d", name, lo, hi)
-		}
-		return nil
-	}
-	if err := between("multifd_channels", uint64(*p.Channels), 1, 255); err != nil {
-		return err
-	}
-	if *p.DowntimeLimit > 2_000_000 {
+// streams tells whether p wants what only a stream can be: compressed or encrypted.
+func (p *parameters) streams() bool { return *p.Compression != "none" || p.TLSCreds.String != "" }
+
+// check looks at the limits that migrate_params_check knows, in its order and with its names.
+func (p *parameters) check() error {
+	switch {
+	case *p.Channels < 1:
+		return qmp.Errorf("Parameter 'multifd_channels' expects a value between 1 and 255")
+	case *p.DowntimeLimit > 2_000_000:
 		return qmp.Errorf("Parameter 'downtime_limit' expects an integer in the range of 0 to (2000 * 1000) ms")
-	}
-	// QEMU looks at the values before the change, so that nothing can be changed any more once compression is on.
-	if mapped && (*p.Compression != "none" || p.TLSCreds.String != "") {
-		return qmp.Errorf("Mapped-ram only available for non-compressed non-TLS multifd migration")
-	}
-	if *p.Mode != "normal" {
+	case *p.Mode != "normal":
 		return qmp.Errorf("migration mode %s is not available: it keeps memory over a restart of QEMU, and there is none here", *p.Mode)
 	}
 	return nil
@@ -154,6 +150,8 @@ type Settings struct {
 	ZeroPages    string // none: write pages that are zero too
 	Compression  string // none unless somebody has set it
 	TLS          bool
+	UUID         bool // validate-uuid
+	Pause        bool // pause-before-switchover: wait for migrate-continue when the guest has been stopped
 }
 
 // Direct tells whether page data goes past the page cache (QEMU migrate_direct_io).
@@ -175,5 +173,6 @@ func (m *Monitor) current() Settings {
 		Events: c["events"], MappedRAM: c["mapped-ram"], Multifd: c["multifd"], IgnoreShared: c["x-ignore-shared"],
 		Channels: int(*p.Channels), DirectIO: *p.DirectIO, MaxBandwidth: *p.MaxBandwidth, ZeroPages: string(*p.ZeroPageDetection),
 		Compression: string(*p.Compression), TLS: p.TLSCreds.String != "",
+		Pause: c["pause-before-switchover"],
 	}
 }

@@ -10,14 +10,19 @@ import (
 
 // AddFD is what add-fd takes.
 type AddFD struct {
-	Set    *int64  `json:"fdset-id"`
-	Opaque *string `json:"opaque"`
+	Set    *int64  `json:"fdset-id,omitempty"`
+	Opaque *string `json:"opaque,omitempty"`
 }
 
 // RemoveFD is what remove-fd takes.
 type RemoveFD struct {
 	Set int64  `json:"fdset-id"`
-	FD  *int64 `json:"fd"`
+	FD  *int64 `json:"fd,omitempty"`
+}
+
+// GetFD is what getfd, and closefd, take.
+type GetFD struct {
+	Name string `json:"fdname"`
 }
 
 func (m *Monitor) addFD(_ context.Context, r *qmp.Request) (any, error) {
@@ -53,9 +58,7 @@ const maxNamed = 1024
 // getFD keeps a descriptor under a name. Nothing here takes descriptors by name, but clients that prepare for the
 // worst pass some.
 func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args struct {
-		Name string `json:"fdname"`
-	}
+	var args GetFD
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
@@ -80,9 +83,7 @@ func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
 }
 
 func (m *Monitor) closeFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args struct {
-		Name string `json:"fdname"`
-	}
+	var args GetFD
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 const (
 	statusSetup      = "setup"
 	statusActive     = "active"
+	statusPaused     = "pre-switchover"
 	statusDevice     = "device"
 	statusCompleted  = "completed"
 	statusFailed     = "failed"

@@ -25,10 +25,9 @@ type transfer struct {
 	address  Address
 	settings Settings
 	view     *View
-	main     *os.File        // headers, bitmaps and device state
-	opener   directio.Opener // of page channels
+	opened   *Opened
 
-	file   *directio.File // main
+	file   *directio.File // for headers, bitmaps and device state
 	layout *mappedram.Layout
 	engine *migration.Save
 	sums   *migration.Sums
@@ -40,8 +39,9 @@ const mercy = 20 * time.Second
 // run does it, and leaves guest and file as they were if it fails.
 func (t *transfer) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, t.view.Close()) }()
-	if t.file, err = directio.NewFile(t.main); err != nil {
-		t.main.Close()
+	// Errors of close are the disk's word on something else: the image is durable by then, or worthless.
+	defer t.opened.Close()
+	if t.file, err = directio.NewFile(t.opened.Main); err != nil {
 		return err
 	}
 	err = t.migrate(ctx)
@@ -55,8 +55,6 @@ func (t *transfer) run(ctx context.Context) (err error) {
 	if t.sums != nil {
 		t.sums.Close()
 	}
-	// The image is durable by now. An error of close is the disk's word on something else.
-	_ = t.file.Close()
 	return err
 }
 
@@ -65,12 +63,13 @@ func (t *transfer) migrate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := t.prepare(running); err != nil {
+	live := running && t.settings.MappedRAM
+	if err := t.prepare(live); err != nil {
 		return err
 	}
 	t.pass()
 	t.advance(statusActive)
-	if running {
+	if live {
 		if err := t.engine.Run(ctx); err != nil {
 			return err
 		}
@@ -79,11 +78,11 @@ func (t *transfer) migrate(ctx context.Context) error {
 			return err
 		}
 	}
-	return t.switchover(ctx, running)
+	return t.switchover(ctx, live)
 }
 
 // switchover is what happens while the guest stands still.
-func (t *transfer) switchover(ctx context.Context, running bool) error {
+func (t *transfer) switchover(ctx context.Context, live bool) error {
 	stopping := time.Now()
 	if err := t.Guest.Stop(ctx); err != nil {
 		return err
@@ -91,8 +90,13 @@ func (t *transfer) switchover(ctx context.Context, running bool) error {
 	t.mu.Lock()
 	t.stats.stopped = stopping
 	t.mu.Unlock()
-	if err := t.refresh(ctx, running); err != nil {
+	if err := t.refresh(ctx, live); err != nil {
 		return err
+	}
+	if t.settings.Pause {
+		if err := t.pause(ctx); err != nil {
+			return err
+		}
 	}
 	t.advance(statusDevice)
 	sections, err := t.Guest.State(ctx)
@@ -100,6 +104,18 @@ func (t *transfer) switchover(ctx context.Context, running bool) error {
 		return err
 	}
 	t.pass()
+	write := t.pages
+	if !t.settings.MappedRAM {
+		write = t.plain
+	}
+	if err := write(ctx, sections); err != nil {
+		return err
+	}
+	return t.Guest.Done(context.WithoutCancel(ctx))
+}
+
+// pages writes the pages and all the rest, and makes it durable, the first bytes last.
+func (t *transfer) pages(ctx context.Context, sections []byte) error {
 	if err := t.engine.Run(ctx); err != nil {
 		return err
 	}
@@ -112,15 +128,12 @@ func (t *transfer) switchover(ctx context.Context, running bool) error {
 	if err := t.layout.Publish(t.file); err != nil {
 		return err
 	}
-	if err := t.file.Sync(); err != nil {
-		return err
-	}
-	return t.Guest.Done(context.WithoutCancel(ctx))
+	return t.file.Sync()
 }
 
 // refresh begins again where the guest's memory is not made of the same blocks any more: firmware resizes ROMs, and
 // memory can be plugged.
-func (t *transfer) refresh(ctx context.Context, running bool) error {
+func (t *transfer) refresh(ctx context.Context, live bool) error {
 	same, err := t.Guest.Current(ctx, t.view)
 	if err != nil || same {
 		return err
@@ -131,13 +144,16 @@ func (t *transfer) refresh(ctx context.Context, running bool) error {
 	}
 	t.view.Close()
 	t.view = view
-	return t.prepare(running)
+	return t.prepare(live)
 }
 
 // prepare lays the image out and makes the engine.
-func (t *transfer) prepare(running bool) (err error) {
+func (t *transfer) prepare(live bool) (err error) {
 	if t.address.Offset > math.MaxInt64 {
 		return fmt.Errorf("offset %d is beyond what a file can have", t.address.Offset)
+	}
+	if !t.settings.MappedRAM {
+		return nil
 	}
 	config := vmstate.Config{MachineType: t.view.Machine, Capabilities: []string{"mapped-ram"}}
 	if t.layout, err = mappedram.NewLayout(int64(t.address.Offset), config, t.view.Blocks); err != nil {
@@ -153,7 +169,7 @@ func (t *transfer) prepare(running bool) (err error) {
 		t.sums.Close()
 		t.sums = nil
 	}
-	if running {
+	if live {
 		fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
 		if err != nil {
 			return fmt.Errorf("no memory for page sums: %w", err)
@@ -164,7 +180,7 @@ func (t *transfer) prepare(running bool) (err error) {
 	if t.settings.MaxBandwidth <= math.MaxInt64 {
 		p.MaxBandwidth = int64(t.settings.MaxBandwidth)
 	}
-	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opener, Params: p, Sums: t.sums}
+	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Sums: t.sums}
 	t.mu.Lock()
 	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
 	t.mu.Unlock()

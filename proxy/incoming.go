@@ -88,12 +88,13 @@ func (p *Proxy) waits(ctx context.Context) (bool, error) {
 
 func (in *incoming) load(ctx context.Context, a monitor.Address, exitOnError *bool) error {
 	need := fdset.Need{Channels: in.settings.PageChannels(), Direct: in.settings.Direct()}
-	main, opener, err := in.out.Files.Main(a, need)
+	opened, err := in.out.Files.Open(a, need)
 	if err != nil {
 		return err
 	}
-	defer main.Close()
-	in.opener = opener
+	defer opened.Close()
+	main := opened.Main
+	in.opener = opened.Pages
 	if err := in.open(ctx, main, a); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 
 	"github.com/ramjet-vm/ramjet/fdset"
@@ -41,6 +42,7 @@ func (p *Proxy) settings(ctx context.Context) (s monitor.Settings, err error) {
 		Events: on["events"], MappedRAM: on["mapped-ram"] && (params.Mode == "normal" || params.Mode == ""), Multifd: on["multifd"],
 		IgnoreShared: on["x-ignore-shared"], Channels: params.Channels, DirectIO: params.DirectIO, MaxBandwidth: params.Bandwidth,
 		ZeroPages: params.ZeroPages, Compression: params.Compression, TLS: params.TLS != "",
+		Pause: on["pause-before-switchover"], UUID: on["validate-uuid"],
 	}, nil
 }
 
@@ -65,6 +67,8 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	switch {
 	case p.out.Active():
 		return nil, qmp.Errorf("There's a migration process in progress")
+	case p.refusedThere(ctx):
+		return p.migrateThere(ctx, r)
 	case moved:
 		return nil, qmp.Errorf("Can't migrate the vm that was paused due to previous migration")
 	case a.Transport != "file" || !s.MappedRAM || args.Resume != nil && *args.Resume:
@@ -76,43 +80,36 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if err := p.takeSet(ctx, a.Path); err != nil {
 		return nil, err
 	}
-	if there, err := p.onlyThere(ctx, s); err != nil {
-		return nil, err
-	} else if there {
+	if s.IgnoreShared || s.UUID {
 		return p.migrateChecked(ctx, r, a, s)
 	}
-	p.mu.Lock()
-	p.ours = true
-	p.mu.Unlock()
 	err = p.out.Start(ctx, a, s)
 	var no *qemu.Refusal
 	if errors.As(err, &no) {
 		return p.migrateChecked(ctx, r, a, s)
 	}
+	if p.out.Info().Status != "" {
+		p.mu.Lock()
+		p.ours = true
+		p.mu.Unlock()
+	}
 	return nil, err
 }
 
-// onlyThere tells whether QEMU has to answer by itself: because it will refuse, or because only it knows how.
-func (p *Proxy) onlyThere(ctx context.Context, s monitor.Settings) (bool, error) {
-	if s.IgnoreShared {
-		return true, nil
-	}
-	err := p.vm.Migratable(ctx)
+// refusedThere tells whether QEMU would not migrate now whatever it was asked, and so has to say why.
+func (p *Proxy) refusedThere(ctx context.Context) bool {
 	var no *qemu.Refusal
-	if errors.As(err, &no) {
-		return true, nil
-	}
-	return false, err
+	return errors.As(p.vm.Migratable(ctx), &no)
 }
 
 // migrateChecked has QEMU write a mapped-ram file itself, unless that would crash it.
 func (p *Proxy) migrateChecked(ctx context.Context, r *qmp.Request, a monitor.Address, s monitor.Settings) (any, error) {
-	main, _, err := p.out.Files.Main(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
+	defer p.sets.Close()
+	opened, err := p.out.Files.Open(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
 	if err != nil {
 		return nil, err
 	}
-	main.Close()
-	p.sets.Close()
+	opened.Close()
 	return p.migrateThere(ctx, r)
 }
 
@@ -155,4 +152,50 @@ func (p *Proxy) setCapabilities(ctx context.Context, r *qmp.Request) (any, error
 		return nil, qmp.Errorf("There's a migration process in progress")
 	}
 	return p.forward(ctx, r)
+}
+
+// trap is what QEMU says to every change of parameters while compression or TLS is on together with mapped-ram, to that
+// which switches it off too (migrate_params_check looks at the values before the change).
+const trap = "Mapped-ram only available for non-compressed non-TLS multifd migration"
+
+// setParameters leads out of the trap.
+func (p *Proxy) setParameters(ctx context.Context, r *qmp.Request) (any, error) {
+	args := r.Arguments()
+	answer, err := p.forward(ctx, r)
+	var e *qmp.Error
+	var asked struct {
+		Compression *string `json:"multifd-compression"`
+		TLS         *string `json:"tls-creds"`
+	}
+	if !errors.As(err, &e) || e.Desc != trap || json.Unmarshal(args, &asked) != nil {
+		return answer, err
+	}
+	s, serr := p.settings(ctx)
+	compressed := s.Compression != "none" && (asked.Compression == nil || *asked.Compression != "none")
+	encrypted := s.TLS && (asked.TLS == nil || *asked.TLS != "")
+	if serr != nil || compressed || encrypted {
+		return nil, err
+	}
+	mapped := func(on bool) error {
+		list := []any{map[string]any{"capability": "mapped-ram", "state": on}}
+		return p.vm.Monitor.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": list}, nil)
+	}
+	if err := mapped(false); err != nil {
+		return nil, err
+	}
+	err = p.vm.Monitor.Execute(ctx, "migrate-set-parameters", args, nil)
+	return nil, errors.Join(err, mapped(true))
+}
+
+func (p *Proxy) migrateContinue(ctx context.Context, r *qmp.Request) (any, error) {
+	if !p.lastIsOurs() {
+		return p.forward(ctx, r)
+	}
+	var args struct {
+		State monitor.MigrationStatus `json:"state"`
+	}
+	if err := r.Args(&args); err != nil {
+		return nil, err
+	}
+	return nil, p.out.Continue(string(args.State))
 }

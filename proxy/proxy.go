@@ -77,6 +77,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 		return nil, err
 	}
 	p.out = &monitor.Outgoing{
+		Ended: func() { p.sets.Close() },
 		Guest: guest{p},
 		Files: monitor.Files{Sets: &p.sets, Paths: o.Paths},
 		Emit: func(name string, data any) {
@@ -87,7 +88,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 			_ = s.Emit(e)
 		},
 	}
-	s.Greeting, s.Fallback, s.Commands = m.Greeting(), m.Forward, p.commands()
+	s.Greeting, s.Fallback, s.Commands = m.Greeting(), p.forward, p.commands()
 	return p, nil
 }
 
@@ -117,10 +118,14 @@ func (p *Proxy) commands() map[string]qmp.Command {
 		"query-migrate":            {Run: p.queryMigrate},
 		"migrate_cancel":           {Run: p.migrateCancel},
 		"migrate-set-capabilities": {Run: p.setCapabilities},
+		"migrate-set-parameters":   {Run: p.setParameters},
+		"migrate-continue":         {Run: p.migrateContinue},
 		"query-status":             {Run: p.queryStatus},
 		"cont":                     {Run: p.cont},
 		"stop":                     {Run: p.stop},
 		"query-fdsets":             {Run: p.queryFDSets},
+		"add-fd":                   {Run: p.addFD},
+		"getfd":                    {Run: p.getFD},
 	}
 }
 
@@ -145,8 +150,12 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// forward passes r on and reads the answer.
+// forward passes r on, without descriptors, and reads the answer. What a command does not take QEMU would keep, and
+// give to a later one that came without (tcp_chr_recv, qemu_chr_fe_get_msgfd).
 func (p *Proxy) forward(ctx context.Context, r *qmp.Request) (any, error) {
+	for _, f := range r.TakeFiles() {
+		f.Close()
+	}
 	return p.vm.Monitor.Forward(ctx, r)
 }
 

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,8 +13,33 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
+
+// addFD passes a descriptor on. QEMU refuses arguments that are wrong without taking the descriptor, so they are looked at
+// before it has one.
+func (p *Proxy) addFD(ctx context.Context, r *qmp.Request) (any, error) {
+	return p.pass(ctx, r, new(monitor.AddFD))
+}
+
+func (p *Proxy) getFD(ctx context.Context, r *qmp.Request) (any, error) {
+	return p.pass(ctx, r, new(monitor.GetFD))
+}
+
+func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error) {
+	if err := r.Args(args); err != nil {
+		return nil, err
+	}
+	f, err := r.TakeFile()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var result json.RawMessage
+	err = p.vm.Monitor.Execute(ctx, r.Name, args, &result, f)
+	return result, err
+}
 
 // takeSet gets the descriptors of the set that path names out of QEMU, which keeps them. A path that names no set of
 // QEMU's, or no set at all, is left to the one who opens it.

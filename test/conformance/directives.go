@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package conformance
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// directives are the steps that are no commands, by their words; see script.go. They get the words behind it and the text.
+var directives map[string]func(p *player, args []string, text string) (string, error)
+
+func init() {
+	directives = map[string]func(*player, []string, string) (string, error){
+		"raw": (*player).raw, "send": (*player).sendOnly,
+		"open": (*player).open, "dup": (*player).dup, "pipe": (*player).pipe, "memfd": (*player).memfd,
+		"make": (*player).makeFile, "size": (*player).size, "head": (*player).head, "cut": (*player).cut, "poke": (*player).poke,
+		"fill": (*player).fill, "check": (*player).check,
+		"wait": func(p *player, _ []string, _ string) (string, error) {
+			if p.gone {
+				return monitorGone, nil
+			}
+			return p.wait()
+		},
+		"events": (*player).takeEvents, "flags": (*player).flagsOf, "leak": (*player).leak,
+		"fate":      func(p *player, _ []string, _ string) (string, error) { return p.server.fate(), nil },
+		"reconnect": (*player).reconnect, "renew": (*player).renew, "until": (*player).until, "load": (*player).load,
+		"restart": func(p *player, args []string, _ string) (string, error) {
+			return nothing, p.restart(len(args) > 0)
+		},
+	}
+}
+
+func unquote(s string) ([]byte, error) {
+	t, err := strconv.Unquote("`" + s + "`")
+	if strings.Contains(s, `\`) {
+		t, err = strconv.Unquote(`"` + strings.ReplaceAll(s, `"`, `\"`) + `"`)
+	}
+	return []byte(t), err
+}
+
+func (p *player) raw(_ []string, text string) (string, error) {
+	if p.gone {
+		return monitorGone, nil
+	}
+	b, err := unquote(text)
+	if err == nil {
+		err = p.client.send(b)
+	}
+	if err != nil {
+		return p.answered(nil, err)
+	}
+	return p.answered(p.client.answer())
+}
+
+func (p *player) sendOnly(_ []string, text string) (string, error) {
+	text, files, err := p.passed(text)
+	if err != nil {
+		return nothing, err
+	}
+	if text == "" {
+		text = " "
+	}
+	return nothing, p.client.send([]byte(text), files...)
+}
+
+func (p *player) open(args []string, _ string) (string, error) {
+	flags := unix.O_CLOEXEC
+	for m := range strings.SplitSeq(args[1], "+") {
+		f, ok := openModes[m]
+		if !ok {
+			return "", fmt.Errorf("no mode %q", m)
+		}
+		flags |= f
+	}
+	path := args[2]
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(p.dir, path)
+	}
+	fd, err := unix.Open(path, flags, 0o600)
+	return nothing, p.keep(args[0], fd, err)
+}
+
+func (p *player) dup(args []string, _ string) (string, error) {
+	fd, err := unix.FcntlInt(p.files[args[1]].Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	return nothing, p.keep(args[0], fd, err)
+}
+
+func (p *player) pipe(args []string, _ string) (string, error) {
+	var fds [2]int
+	err := unix.Pipe2(fds[:], unix.O_CLOEXEC)
+	if err == nil {
+		err = p.keep(args[0]+".read", fds[0], nil)
+	}
+	return nothing, p.keep(args[0], fds[1], err)
+}
+
+func (p *player) memfd(args []string, _ string) (string, error) {
+	fd, err := unix.MemfdCreate("conformance", unix.MFD_CLOEXEC)
+	if err == nil {
+		err = unix.Ftruncate(fd, number(args[1]))
+	}
+	return nothing, p.keep(args[0], fd, err)
+}
+
+func (p *player) path(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *player) makeFile(args []string, _ string) (string, error) {
+	return nothing, os.WriteFile(p.path(args[0]), bytes.Repeat([]byte(args[2]), int(number(args[1]))), 0o600)
+}
+
+func (p *player) size(args []string, _ string) (string, error) {
+	st, err := os.Stat(p.path(args[0]))
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprint(st.Size()), nil
+}
+
+// head says what a file begins with, up to an offset, and whether a stream begins there.
+func (p *player) head(args []string, _ string) (string, error) {
+	b, err := os.ReadFile(p.path(args[0]))
+	if err != nil {
+		return "", err
+	}
+	n := int(number(args[1]))
+	if len(b) < n+4 {
+		return "too short", nil
+	}
+	begins := "nothing"
+	if string(b[n:n+4]) == "QEVM" {
+		begins = "a stream"
+	}
+	if n == 0 {
+		return begins, nil
+	}
+	if len(bytes.Trim(b[:n], string(b[:1]))) > 0 {
+		return "changed, then " + begins, nil
+	}
+	return fmt.Sprintf("%d times %q, then %s", n, b[:1], begins), nil
+}
+
+func (p *player) cut(args []string, _ string) (string, error) {
+	st, err := os.Stat(p.path(args[0]))
+	if err != nil {
+		return "", err
+	}
+	n := number(args[1])
+	if n < 0 {
+		n += st.Size()
+	}
+	return nothing, os.Truncate(p.path(args[0]), n)
+}
+
+func (p *player) poke(args []string, _ string) (string, error) {
+	b, err := hex.DecodeString(args[2])
+	if err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(p.path(args[0]), os.O_WRONLY, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	_, err = f.WriteAt(b, number(args[1]))
+	return nothing, err
+}
+
+func (p *player) fill(args []string, _ string) (string, error) {
+	f, err := p.server.guestMemory()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	_, err = f.WriteAt(pattern(byte(number(args[0]))), 0)
+	return nothing, err
+}
+
+func (p *player) check(args []string, _ string) (string, error) {
+	if p.gone {
+		return monitorGone, nil
+	}
+	return p.memoryIs(byte(number(args[0])))
+}
+
+func (p *player) takeEvents([]string, string) (string, error) {
+	if p.gone {
+		return monitorGone, nil
+	}
+	// Whatever was said before the answer to this has been read then.
+	if _, err := p.client.execute("query-status", ""); err != nil {
+		return p.answered(nil, err)
+	}
+	s := strings.Join(p.client.events, " ")
+	p.client.events = nil
+	return s, nil
+}
+
+func (p *player) flagsOf(args []string, _ string) (string, error) {
+	if now := describe(p.files[args[0]]); now != p.flags[args[0]] {
+		return fmt.Sprintf("%s; were %s", now, p.flags[args[0]]), nil
+	}
+	return "unchanged", nil
+}
+
+func (p *player) leak([]string, string) (string, error) {
+	if p.gone {
+		return monitorGone, nil
+	}
+	n := 0
+	for range 50 { // a migration's last descriptors are closed behind its last word
+		if n = p.server.descriptors() - p.before; n <= 0 {
+			return "none", nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Sprintf("%d descriptors", n), nil
+}
+
+func (p *player) reconnect([]string, string) (string, error) {
+	p.client.conn.Close()
+	time.Sleep(50 * time.Millisecond)
+	return nothing, p.connect()
+}
+
+// renew is reconnect without negotiation; the greeting counts.
+func (p *player) renew([]string, string) (string, error) {
+	p.client.conn.Close()
+	time.Sleep(50 * time.Millisecond)
+	c, greeting, err := p.server.dial()
+	if err != nil {
+		return "", err
+	}
+	p.client = c
+	var m map[string]any
+	if err := json.Unmarshal([]byte(greeting), &m); err != nil {
+		return "", err
+	}
+	return compact(p.normal.value(m)), nil
+}
+
+func (p *player) until(args []string, _ string) (string, error) {
+	for range 400 {
+		m, err := p.client.execute("query-migrate", "")
+		if err != nil {
+			return p.answered(nil, err)
+		}
+		if r, _ := m["return"].(map[string]any); fmt.Sprint(r["status"]) == args[0] {
+			return "yes", nil
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return "no", nil
+}
+
+// load is migrate-incoming with all that comes of it.
+func (p *player) load(_ []string, text string) (string, error) {
+	s, err := p.answered(p.client.execute("migrate-incoming", text))
+	if err != nil || s != "{}" {
+		return s, err
+	}
+	old := p.client.patience
+	p.client.patience = 3 * time.Second // QEMU may hang
+	defer func() { p.client.patience = old }()
+	s, err = p.wait()
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		p.gone = true
+		return "(it hangs)", nil
+	}
+	return s, err
+}
