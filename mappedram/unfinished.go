@@ -19,10 +19,13 @@ import (
 const sealStart = `{"format_version":`
 
 const (
-	// unfinishedScan is how far behind the memory an unfinished seal is sought: some hundred times what device state
-	// and description of a large VM take.
-	unfinishedScan = 256 << 20
+	// unfinishedScan is how far behind the memory the metadata of an unfinished seal are sought: many times what device
+	// state and description of a large VM take.
+	unfinishedScan = 32 << 20
 	maxBeginnings  = 16 // candidates; a guest can put some into its devices' state
+
+	// zerosScan is more than what is written of a seal at first.
+	zerosScan = 2 << 20
 )
 
 // unfinished explains an image whose tail could not be read, if that is because of an unfinished seal.
@@ -50,7 +53,7 @@ func (m *Image) findUnfinished() (vmstate.Tail, bool) {
 // findZeros finds the end of a stream behind which there are only zeros. The stream itself may end in some.
 func (m *Image) findZeros() (vmstate.Tail, bool) {
 	b := make([]byte, 256<<10)
-	for end := m.FileSize; end > max(m.RAMEnd, m.FileSize-unfinishedScan); {
+	for end := m.FileSize; end > max(m.RAMEnd, m.FileSize-zerosScan); {
 		at := max(m.RAMEnd, end-int64(len(b)))
 		p := b[:end-at]
 		if readAt(m.r, p, at) != nil {
