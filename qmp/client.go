@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
@@ -63,10 +64,12 @@ type command struct {
 
 func newClient(conn *net.UnixConn) *Client {
 	return &Client{
-		conn:    clientConn{conn, calls},
-		sendq:   make(chan *call),
-		done:    make(chan struct{}),
-		fdTurn:  make(chan struct{}, 1),
+		conn:   clientConn{conn, calls},
+		sendq:  make(chan *call),
+		done:   make(chan struct{}),
+		fdTurn: make(chan struct{}, 1),
+		// Another number for each client: what QEMU answers late to a former one must not be taken for an answer to us.
+		lastID:  rand.Uint64N(1<<40) << 10,
 		pending: make(map[uint64]*call),
 		subs:    make(map[*subscription]struct{}),
 	}

@@ -73,9 +73,13 @@ func (l *lineReader) message() (*message, error) {
 	return m, nil
 }
 
-// readGreeting takes the first message for the greeting, which it must be.
+// readGreeting waits for the greeting, which is the first thing that a monitor says to a client; but a QEMU that is still
+// at a command of its former client sends the answer to the new one.
 func (c *Client) readGreeting(r *lineReader) error {
 	m, err := r.message()
+	for err == nil && m.QMP == nil && (m.Return != nil || m.Error != nil || m.Event != "") {
+		m, err = r.message()
+	}
 	const notQMP = "(is it QEMU's human monitor or guest agent? give the socket of -qmp)"
 	var syntax *json.SyntaxError
 	switch {

@@ -80,12 +80,14 @@ func connect(t *testing.T, play func(s *script)) *Client {
 	go func() {
 		defer wg.Done()
 		s := &script{t, theirs, bufio.NewReader(theirs)}
-		io.WriteString(theirs, greetingLine)
-		if c, err := s.next(); err != nil || c.Execute != "qmp_capabilities" {
+		// What a former client left: the answer to its last command.
+		io.WriteString(theirs, `{"return": {}, "id": 1}`+"\r\n"+greetingLine+`{"return": [], "id": 1}`+"\r\n")
+		c, err := s.next()
+		if err != nil || c.Execute != "qmp_capabilities" {
 			t.Errorf("first command %+v, %v", c, err)
 			return
 		}
-		s.say(`{"return": {}, "id": 1}`)
+		s.say(`{"return": {}, "id": %s}`, c.ID)
 		play(s)
 	}()
 	c, err := NewClient(t.Context(), mine)
@@ -306,7 +308,8 @@ func TestClientDescriptors(t *testing.T) {
 			fds, _ := unix.ParseUnixRights(&m)
 			got = append(got, fds...)
 		}
-		s.say(`{"return": {"fdset-id": 3, "fd": 19}, "id": 2}`)
+		_, id, _ := strings.Cut(string(buf[:n]), `"id":`)
+		s.say(`{"return": {"fdset-id": 3, "fd": 19}, "id": %s}`, strings.TrimRight(id, "}\r\n"))
 		s.next()
 	})
 	f, err := os.Open("/dev/null")
@@ -398,10 +401,10 @@ func TestDialErrors(t *testing.T) {
 
 func TestGreetingErrors(t *testing.T) {
 	for said, want := range map[string]string{
-		"":                          "hung up without a greeting",
-		"QEMU 10.0.2 monitor\r\n":   "does not speak QMP",
-		`{"return": {}}` + "\r\n":   "does not speak QMP",
-		greetingLine + "nonsense\n": "negotiating with the monitor: qmp_capabilities: monitor connection closed",
+		"":                           "hung up without a greeting",
+		"QEMU 10.0.2 monitor\r\n":    "does not speak QMP",
+		`{"arguments": {}}` + "\r\n": "does not speak QMP",
+		greetingLine + "nonsense\n":  "negotiating with the monitor: qmp_capabilities: monitor connection closed",
 	} {
 		mine, theirs := pair(t)
 		io.WriteString(theirs, said)
