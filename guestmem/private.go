@@ -90,6 +90,11 @@ func newPrivateFile(pid int, addr uint64, size int64, f *os.File, b Backing) (*p
 		f.Close()
 		return nil, err
 	}
+	// By the file itself: the memory map tells another device on btrfs (show_map_vma).
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) == nil {
+		b.Device, b.Inode = uint64(st.Dev), st.Ino
+	}
 	return &privateFile{private: *p, f: f, backing: b}, nil
 }
 
