@@ -24,6 +24,10 @@ const document = "../../docs/conformance.md"
 var program string
 
 func TestMain(m *testing.M) {
+	if socket := os.Getenv(proberSocket); socket != "" {
+		probe(socket)
+		return
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }

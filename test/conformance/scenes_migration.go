@@ -46,6 +46,8 @@ open a w image
 add-fd {"fdset-id":1} < a
 migrate-set-parameters {"max-bandwidth":100000}
 migrate {"uri":"file:/dev/fdset/1"}
+# Earlier QEMU might crash: its channels would fail to open.
+until active
 migrate {"uri":"file:/dev/fdset/1"}
 migrate-set-capabilities {"capabilities":[{"capability":"multifd","state":false}]}
 migrate_cancel

@@ -145,6 +145,7 @@ open a w image
 add-fd {"fdset-id":1} < a
 migrate-set-parameters {"max-bandwidth":4000000}
 migrate {"uri":"file:/dev/fdset/1"}
+until active
 remove-fd {"fdset-id":1}
 query-fdsets
 migrate-set-parameters {"max-bandwidth":0}
