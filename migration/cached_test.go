@@ -63,14 +63,17 @@ func TestLoadCached(t *testing.T) {
 			t.Errorf("cached %v: the wrong bytes", cached)
 		}
 		expect := int64(0)
-		if cached {
-			expect = size / 2
+		// Usually two of the four; the kernel may take a page away at any time.
+		for at := int64(0); cached && at < size; at += stretch {
+			if directio.Cached(f, at, stretch) {
+				expect += stretch
+			}
 		}
 		if n := l.Progress.Cached.Load(); n != expect {
 			t.Errorf("cached %v: %d bytes from the page cache, want %d", cached, n, expect)
 		}
 	}
-	if n, err := directio.Resident(f, 0, 0); err != nil || n != size/2 {
+	if n, err := directio.Resident(f, 0, 0); err != nil || n > size/2 {
 		t.Errorf("%d bytes are cached afterwards, %v; want %d", n, err, size/2)
 	}
 }
