@@ -97,6 +97,19 @@ func (g *Guardian) Close() error {
 	return errors.Join(err, g.cmd.Wait())
 }
 
+// Abandon has the guardian follow its orders, as if this process had been killed, and waits a moment for it. Until it is done it
+// goes on trying, whatever becomes of us. Our own connection to the monitor has to be closed: the guardian reads
+// from the same.
+func (g *Guardian) Abandon(wait time.Duration) {
+	g.orders.Close()
+	done := make(chan struct{})
+	go func() { g.cmd.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(wait):
+	}
+}
+
 // guard is the guardian's whole life.
 func guard() int {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
@@ -129,11 +142,13 @@ type lastMonitor struct {
 	id int
 }
 
-// patience is how long the guardian keeps trying.
-const patience = 30 * time.Second
+// patience is how long the guardian keeps trying: a QEMU that hangs for minutes, because its disk does, is to find the order to
+// go on when it wakes up.
+const patience = 10 * time.Minute
 
 func (m *lastMonitor) rescue(o Orders) {
 	deadline := time.Now().Add(patience)
+	_ = m.f.SetDeadline(deadline)
 	if o.Cancel {
 		m.execute("migrate_cancel", nil)
 	}
@@ -144,7 +159,7 @@ func (m *lastMonitor) rescue(o Orders) {
 	for _, c := range append(orders, o.Undo...) {
 		// Much is refused while a cancelled migration is still being cleaned up.
 		for time.Now().Before(deadline) {
-			if err := m.execute(c.Execute, c.Arguments); err == nil || errors.Is(err, io.EOF) {
+			if err := m.execute(c.Execute, c.Arguments); err == nil || err == errGone {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -154,6 +169,9 @@ func (m *lastMonitor) rescue(o Orders) {
 		m.execute("remove-fd", map[string]any{"fdset-id": s})
 	}
 }
+
+// errGone: QEMU has ended, or does not answer before the guardian's patience is at an end.
+var errGone = errors.New("the monitor is gone")
 
 // execute sends a command and waits for its own answer. The 0xFF before it throws away what the dead owner may have
 // left unfinished in QEMU's parser (json_message_process_token).
@@ -169,12 +187,12 @@ func (m *lastMonitor) execute(cmd string, args any) error {
 		return err
 	}
 	if _, err := m.f.Write(append(append([]byte{0xff}, b...), '\n')); err != nil {
-		return err
+		return errGone
 	}
 	for {
 		b, err := m.in.ReadBytes('\n')
 		if err != nil {
-			return io.EOF
+			return errGone
 		}
 		var r struct {
 			ID    any

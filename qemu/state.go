@@ -63,16 +63,25 @@ type StateFile struct {
 	set    int64
 }
 
-// NewStateFile passes the descriptor.
+// NewStateFile passes the descriptor, in a new set.
 func (vm *VM) NewStateFile(ctx context.Context) (*StateFile, error) {
+	set, err := vm.FreeSet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return vm.NewStateFileIn(ctx, set)
+}
+
+// NewStateFileIn is NewStateFile with a set from FreeSet.
+func (vm *VM) NewStateFileIn(ctx context.Context, set int64) (*StateFile, error) {
 	fd, err := unix.MemfdCreate("ramjet-device-state", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make memory for the device state: %w", err)
 	}
-	s := &StateFile{file: os.NewFile(uintptr(fd), "device state")}
+	s := &StateFile{file: os.NewFile(uintptr(fd), "device state"), set: set}
 	// QEMU matches the access mode exactly (monitor_fdset_dup_fd_add), and opens for writing only.
 	if s.writer, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0); err == nil {
-		s.set, err = vm.PassFiles(ctx, "ramjet device state", s.writer)
+		err = vm.PassFilesIn(ctx, set, "ramjet device state", s.writer)
 	}
 	if err != nil {
 		s.writer.Close()
@@ -88,21 +97,32 @@ func (s *StateFile) Set() int64 { return s.set }
 // PassFiles puts descriptors into a new set of QEMU's and returns its number. Whoever passes them removes
 // the set again.
 func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) (set int64, err error) {
-	set, err = vm.freeSet(ctx)
-	if err != nil {
+	if set, err = vm.FreeSet(ctx); err != nil {
 		return 0, err
 	}
-	for _, f := range files {
-		if _, err := vm.Monitor.AddFD(ctx, set, purpose, f); err != nil {
-			return 0, errors.Join(fmt.Errorf("cannot pass a descriptor to QEMU: %w", err), vm.Monitor.RemoveFDSet(ctx, set))
-		}
-	}
-	return set, nil
+	return set, vm.PassFilesIn(ctx, set, purpose, files...)
 }
 
-// freeSet picks a number at random that no set has. A management program that numbers its
+// PassFilesIn is PassFiles with a set from FreeSet. When it fails the set is removed again.
+func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files ...*os.File) error {
+	for _, f := range files {
+		if _, err := vm.Monitor.AddFD(ctx, set, purpose, f); err != nil {
+			// What was sent before ctx ended is still carried out.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
+			defer cancel()
+			_ = vm.Monitor.RemoveFDSet(ctx, set)
+			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", err)
+		}
+	}
+	return nil
+}
+
+// Mercy bounds how long a monitor is waited for when all that is left to do is to clean up.
+const Mercy = 5 * time.Second
+
+// FreeSet picks the number of a descriptor set at random that no set has. A management program that numbers its
 // own sets from 0 will not meet it; /dev/fdset/N takes numbers up to 2^31-1.
-func (vm *VM) freeSet(ctx context.Context) (int64, error) {
+func (vm *VM) FreeSet(ctx context.Context) (int64, error) {
 	sets, err := vm.Monitor.QueryFDSets(ctx)
 	if err != nil {
 		return 0, err

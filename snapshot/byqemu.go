@@ -19,19 +19,22 @@ import (
 // two descriptors in a set. What we check beforehand is what would crash it (a set that
 // does not match what it opens).
 func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
-	set, err := s.passTarget(ctx)
+	set, err := s.vm.FreeSet(ctx)
+	if err == nil {
+		err = s.pause.order(set)
+	}
+	if err == nil {
+		err = s.passTarget(ctx, set)
+	}
 	if err != nil {
 		return id, err
 	}
 	remove := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 		defer cancel()
 		return s.vm.Monitor.RemoveFDSet(ctx, set)
 	}
-	err = s.pause.order(set)
-	if err == nil {
-		err = s.migrate(ctx, set)
-	}
+	err = s.migrate(ctx, set)
 	if err := errors.Join(err, remove(), s.pause.order()); err != nil {
 		return id, err
 	}
@@ -39,7 +42,7 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 }
 
 // passTarget gives QEMU the unfinished file: one descriptor for headers, bitmaps and devices, one with O_DIRECT for pages.
-func (s *save) passTarget(ctx context.Context) (set int64, err error) {
+func (s *save) passTarget(ctx context.Context, set int64) error {
 	flags := []int{os.O_WRONLY}
 	if s.io.Direct {
 		flags = append(flags, os.O_WRONLY|unix.O_DIRECT)
@@ -53,11 +56,11 @@ func (s *save) passTarget(ctx context.Context) (set int64, err error) {
 	for _, fl := range flags {
 		f, err := s.target.Open(fl)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		files = append(files, f)
 	}
-	return s.vm.PassFiles(ctx, "ramjet image", files...)
+	return s.vm.PassFilesIn(ctx, set, "ramjet image", files...)
 }
 
 func (s *save) migrate(ctx context.Context, set int64) (err error) {
@@ -69,14 +72,12 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	if err != nil {
 		return err
 	}
-	s.pause.orders.Cancel, s.pause.orders.Undo = true, undo
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 		defer cancel()
-		err = errors.Join(err, s.vm.Execute(ctx, undo))
-		s.pause.orders.Cancel, s.pause.orders.Undo = false, nil
+		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.migrates(nil))
 	}()
-	if err := s.pause.tell(); err != nil {
+	if err := s.pause.migrates(undo); err != nil {
 		return err
 	}
 	if err := s.vm.Execute(ctx, change); err != nil {

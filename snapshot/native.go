@@ -39,17 +39,23 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 	if err := n.open(ctx, s.vm.Blocks); err != nil {
 		return id, err
 	}
-	state, err := s.vm.NewStateFile(ctx)
+	set, err := s.vm.FreeSet(ctx)
+	if err == nil {
+		err = s.pause.order(set)
+	}
+	if err != nil {
+		return id, err
+	}
+	state, err := s.vm.NewStateFileIn(ctx, set)
 	if err != nil {
 		return id, err
 	}
 	closeState := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 		defer cancel()
 		return state.Close(ctx, s.vm)
 	}
-	err = s.pause.order(state.Set())
-	if err == nil && n.Live {
+	if n.Live {
 		err = n.live(ctx)
 	}
 	if err == nil {
@@ -85,6 +91,7 @@ func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
 
 // paused is what happens while the guest stands still.
 func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) {
+	defer n.pause.endWith(ctx)()
 	still := n.standing()
 	if err := n.pause.begin(ctx); err != nil {
 		return err

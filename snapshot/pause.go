@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/qemu"
@@ -16,12 +17,14 @@ import (
 type pause struct {
 	vm       *qemu.VM
 	guardian *qemu.Guardian
-	orders   qemu.Orders // if nobody stopped the VM
-	was      string      // the VM's state before
-	stopped  bool        // by us, and not let go on yet
-	since    time.Time
-	stops    func()        // finds out when QEMU stopped the guest; nil if we did
-	length   time.Duration // measured from stop to cont, both included
+
+	mu      sync.Mutex  // over what follows: the pause may be ended while the work goes on
+	orders  qemu.Orders // if nobody stopped the VM
+	was     string      // the VM's state before
+	stopped bool        // by us, and not let go on yet
+	since   time.Time
+	stops   func()        // finds out when QEMU stopped the guest; nil if we did
+	length  time.Duration // measured from stop to cont, both included
 }
 
 func newPause(ctx context.Context, vm *qemu.VM, files []string) (*pause, error) {
@@ -50,12 +53,36 @@ func (p *pause) state() string {
 
 // order has the guardian take these descriptor sets away too, if we die.
 func (p *pause) order(sets ...int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.orders.Sets = sets
 	return p.tell()
 }
 
-// tell gives the guardian its orders as they are now.
+// migrates has the guardian cancel QEMU's migration, if we die, and undo what was set for it; nothing with no undo.
+func (p *pause) migrates(undo []qemu.Command) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.orders.Cancel, p.orders.Undo = undo != nil, undo
+	return p.tell()
+}
+
+// lost tells whether we have no monitor any more. QEMU may well have one: its guardian's connection is another descriptor.
+func (p *pause) lost() bool {
+	select {
+	case <-p.vm.Monitor.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// tell gives the guardian its orders as they are now. When the monitor is lost it keeps those that it has, since then only it can
+// do what there is to be done.
 func (p *pause) tell() error {
+	if p.lost() {
+		return nil
+	}
 	o := p.orders
 	o.Cont = p.stopped
 	return p.guardian.Order(o)
@@ -63,12 +90,15 @@ func (p *pause) tell() error {
 
 // begin stops the guest. A VM that was paused already costs it nothing.
 func (p *pause) begin(ctx context.Context) error {
-	p.since = time.Now()
 	if p.was != "running" {
 		return nil
 	}
+	p.mu.Lock()
+	p.since = time.Now()
 	p.stopped = true
-	if err := p.tell(); err != nil {
+	err := p.tell()
+	p.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	if err := p.vm.Stop(ctx); err != nil {
@@ -79,6 +109,8 @@ func (p *pause) begin(ctx context.Context) error {
 
 // beginWithQEMU is begin for a live migration, of which QEMU stops the guest itself: the pause counts from then on.
 func (p *pause) beginWithQEMU(context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.since = time.Now()
 	if p.was != "running" {
 		return nil
@@ -98,16 +130,22 @@ func (p *pause) beginWithQEMU(context.Context) error {
 	return p.tell()
 }
 
-// mercy bounds how long we wait for a monitor when all that is left to do is to clean up.
-const mercy = 20 * time.Second
+// endWith ends the pause as soon as ctx ends, whatever the work is waiting for: a write to a file server that is gone cannot be
+// cancelled, and the guest need not wait for it. The work must come to nothing then.
+func (p *pause) endWith(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = p.end(ThenResume) })
+}
 
 // end lets the guest go on, or what else is to become of the VM. It may be called more than once.
 func (p *pause) end(then Then) error {
-	ctx, cancel := context.WithTimeout(context.Background(), mercy)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 	defer cancel()
 	if then == ThenQuit {
-		p.stopped = false
-		return p.vm.Quit(ctx)
+		err := p.vm.Quit(ctx)
+		p.stopped = p.stopped && err != nil
+		return err
 	}
 	if !p.stopped {
 		return nil
@@ -125,7 +163,15 @@ func (p *pause) end(then Then) error {
 	return p.tell()
 }
 
-// close makes sure that the guest goes on, and lets the guardian go.
+// close makes sure that the guest goes on, and lets the guardian go; or leaves the rest to it, if QEMU does not hear us.
 func (p *pause) close() error {
-	return errors.Join(p.end(ThenResume), p.guardian.Close())
+	err := p.end(ThenResume)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped || p.lost() {
+		p.vm.Close()
+		p.guardian.Abandon(qemu.Mercy)
+		return err
+	}
+	return errors.Join(err, p.guardian.Close())
 }

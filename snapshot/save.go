@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
+	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
@@ -111,8 +113,8 @@ func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
 	return s.result, s.explain(errors.Join(err, s.close()))
 }
 
-// explain says the one thing that matters where everything fails because there is no QEMU any more, and what can be done
-// about a full disk.
+// explain says the one thing that matters where everything fails because there is no QEMU any more, or no connection to it, and
+// what can be done about a full disk.
 func (s *save) explain(err error) error {
 	published := s.result.DurableSeconds > 0
 	switch {
@@ -120,10 +122,23 @@ func (s *save) explain(err error) error {
 		return err
 	case s.vm.Gone():
 		return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
+	case errors.Is(err, qmp.ErrClosed):
+		return fmt.Errorf("the VM's monitor was lost during the save, nothing was saved: %w", first(err))
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%w: make room in %s, or save elsewhere", err, filepath.Dir(s.Image))
 	}
 	return err
+}
+
+// first is the one error that led to the others it was joined with.
+func first(err error) error {
+	for {
+		joined, ok := err.(interface{ Unwrap() []error })
+		if !ok || !strings.Contains(err.Error(), "\n") {
+			return err
+		}
+		err = joined.Unwrap()[0]
+	}
 }
 
 // prepare does all that can fail before the guest is touched.

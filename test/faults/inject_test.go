@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// kind is which call it is: faults differ in which they can befall.
+type kind string
+
+const (
+	open      kind = "open"
+	pread     kind = "pread"
+	pwrite    kind = "pwrite"
+	fallocate kind = "fallocate"
+	fsync     kind = "fsync"
+	ftruncate kind = "ftruncate"
+	link      kind = "link"
+	rename    kind = "rename"
+	unlink    kind = "unlink"
+	readVM    kind = "process_vm_readv"
+	writeVM   kind = "process_vm_writev"
+	memPread  kind = "pread of guest memory"
+	memPwrite kind = "pwrite of guest memory"
+	seek      kind = "lseek"
+	scan      kind = "ioctl(PAGEMAP_SCAN)"
+	send      kind = "send to the monitor"
+	receive   kind = "receive from the monitor"
+)
+
+// act says what becomes of a call: cut is by how much to shorten what it moves at most (0: not at all), and
+// err what it returns instead of being made.
+type act func(k kind, length int) (cut int, err error)
+
+// inject has every call of directio, guestmem and qmp pass by a.
+func inject(t *testing.T, a act) (undo func()) {
+	d := directio.Inject(func(c *directio.Calls) { wrapDirect(c, a) })
+	g := guestmem.Inject(func(c *guestmem.Calls) { wrapMemory(c, a) })
+	q := qmp.Inject(func(c *qmp.Calls) { wrapMonitor(c, a) })
+	undo = sync.OnceFunc(func() { q(); g(); d() })
+	t.Cleanup(undo)
+	return undo
+}
+
+type transfer = func(int, []byte, int64) (int, error)
+
+func (a act) transfer(k kind, call transfer) transfer {
+	return func(fd int, p []byte, off int64) (int, error) {
+		cut, err := a(k, len(p))
+		if err != nil {
+			return -1, err
+		}
+		return call(fd, p[:len(p)-cut], off)
+	}
+}
+
+func (a act) plain(k kind, call func() error) error {
+	if _, err := a(k, 0); err != nil {
+		return err
+	}
+	return call()
+}
+
+func wrapDirect(c *directio.Calls, a act) {
+	old := *c
+	c.Open = func(path string, flags int, mode uint32) (fd int, err error) {
+		err = a.plain(open, func() error { fd, err = old.Open(path, flags, mode); return err })
+		return fd, err
+	}
+	c.Pread, c.Pwrite = a.transfer(pread, old.Pread), a.transfer(pwrite, old.Pwrite)
+	c.Fallocate = func(fd int, mode uint32, off, n int64) error {
+		return a.plain(fallocate, func() error { return old.Fallocate(fd, mode, off, n) })
+	}
+	c.Fsync = func(fd int) error { return a.plain(fsync, func() error { return old.Fsync(fd) }) }
+	c.Ftruncate = func(fd int, n int64) error { return a.plain(ftruncate, func() error { return old.Ftruncate(fd, n) }) }
+	c.Link = func(from, to string) error { return a.plain(link, func() error { return old.Link(from, to) }) }
+	c.Rename = func(from, to string, flags uint) error {
+		return a.plain(rename, func() error { return old.Rename(from, to, flags) })
+	}
+	c.Unlink = func(path string) error { return a.plain(unlink, func() error { return old.Unlink(path) }) }
+}
+
+type vmCall = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error)
+
+func (a act) vm(k kind, call vmCall) vmCall {
+	return func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) {
+		cut, err := a(k, int(local[0].Len))
+		if err != nil {
+			return -1, err
+		}
+		local[0].SetLen(int(local[0].Len) - cut)
+		return call(pid, local, remote, flags)
+	}
+}
+
+func wrapMemory(c *guestmem.Calls, a act) {
+	old := *c
+	c.ReadVM, c.WriteVM = a.vm(readVM, old.ReadVM), a.vm(writeVM, old.WriteVM)
+	c.Pread, c.Pwrite = a.transfer(memPread, old.Pread), a.transfer(memPwrite, old.Pwrite)
+	c.Seek = func(fd int, off int64, whence int) (n int64, err error) {
+		err = a.plain(seek, func() error { n, err = old.Seek(fd, off, whence); return err })
+		return n, err
+	}
+	c.Scan = func(fd int, arg unsafe.Pointer) (n int, err error) {
+		err = a.plain(scan, func() error { n, err = old.Scan(fd, arg); return err })
+		return n, err
+	}
+}
+
+func wrapMonitor(c *qmp.Calls, a act) {
+	old := *c
+	c.Read = func(conn *net.UnixConn, p []byte) (int, error) {
+		n, err := old.Read(conn, p)
+		if err != nil {
+			return n, err
+		}
+		// After the fact: a connection on which nothing comes is read from all the time.
+		if _, err := a(receive, 0); err != nil {
+			return 0, err
+		}
+		return n, nil
+	}
+	c.Write = func(conn *net.UnixConn, p []byte) (n int, err error) {
+		err = a.plain(send, func() error { n, err = old.Write(conn, p); return err })
+		return n, err
+	}
+	c.SendFDs = func(conn *net.UnixConn, p, rights []byte) (int, error) {
+		cut, err := a(send, len(p))
+		if err != nil {
+			return 0, err
+		}
+		return old.SendFDs(conn, p[:len(p)-cut], rights)
+	}
+}
+
+// record makes a run of work and returns its calls in their order.
+func record(t *testing.T, work func()) []kind {
+	t.Helper()
+	var mu sync.Mutex
+	var calls []kind
+	undo := inject(t, func(k kind, _ int) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		calls = append(calls, k)
+		return 0, nil
+	})
+	work()
+	undo()
+	return calls
+}
+
+// strike lets call number at (from 1) fail, and with lasting all those of its kind after it. The calls of
+// several goroutines come in another order each time; struck says which it was.
+type strike struct {
+	at      int64
+	lasting bool
+	fault   fault
+
+	n      atomic.Int64
+	struck atomic.Pointer[kind]
+}
+
+func (s *strike) act(k kind, length int) (cut int, err error) {
+	n := s.n.Add(1)
+	if n < s.at || !s.fault.befalls(k) {
+		return 0, nil
+	}
+	first := s.struck.CompareAndSwap(nil, &k)
+	if !first && (!s.lasting || *s.struck.Load() != k) {
+		return 0, nil
+	}
+	return s.fault.do(k, length)
+}
+
+func (s *strike) String() string {
+	k := kind("nothing")
+	if p := s.struck.Load(); p != nil {
+		k = *p
+	}
+	return fmt.Sprintf("%s at %s, the first after call %d", s.fault.name, k, s.at-1)
+}
