@@ -96,21 +96,44 @@ func Clone(ctx context.Context, o CloneOptions) (*Clones, error) {
 			r.RestoreResult = vms[i].RestoreResult
 		}
 	})
-	var failed []error
 	for i, v := range vms {
 		if v != nil {
 			all.vms = append(all.vms, v)
 		}
 		if errs[i] != nil {
 			all.VMs[i].Error = errs[i].Error()
-			failed = append(failed, fmt.Errorf("clone %d: %w", i, errs[i]))
 		}
 	}
 	all.Seconds = time.Since(c.Began).Seconds()
-	if len(failed) > 0 && len(failed) < c.N {
-		failed = append(failed, fmt.Errorf("the other %d run", c.N-len(failed)))
+	return all, failures(errs)
+}
+
+// failures says in one error which clones failed, those that failed alike together, and how many did not.
+func failures(errs []error) error {
+	var said []error
+	numbers := map[string][]string{} // of clones, by what is wrong with them
+	good := 0
+	for i, err := range errs {
+		if err == nil {
+			good++
+			continue
+		}
+		if numbers[err.Error()] == nil {
+			said = append(said, err)
+		}
+		numbers[err.Error()] = append(numbers[err.Error()], strconv.Itoa(i))
 	}
-	return all, errors.Join(failed...)
+	for k, err := range said {
+		n := numbers[err.Error()]
+		if len(n) > 8 {
+			n = append(n[:7:7], fmt.Sprintf("%d more", len(n)-7))
+		}
+		said[k] = fmt.Errorf("clone %s: %w", strings.Join(n, ", "), err)
+	}
+	if len(said) > 0 && good > 0 {
+		said = append(said, fmt.Errorf("the other %d run", good))
+	}
+	return errors.Join(said...)
 }
 
 // each calls do for all numbers, as many at a time as there are processors: what a start costs is
