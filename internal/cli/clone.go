@@ -83,6 +83,9 @@ func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, 
 		return errors.Join(failed, a.print(clones.CloneResult, text.String()))
 	}
 	a.log(strings.TrimSpace(text.String()))
+	if a.json {
+		failed = errors.Join(failed, a.print(clones.CloneResult, ""))
+	}
 	stop := context.AfterFunc(ctx, func() { clones.Signal(syscall.SIGTERM) })
 	defer stop()
 	status := clones.Wait()

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,17 @@ Needs QEMU and a guest kernel, which "make demo" in Ramjet's source gets; withou
 			if err != nil {
 				return err
 			}
-			return demo.Run(c.Context(), demo.Config{Program: program, Dir: dir, Out: a.out})
+			out := a.out
+			if a.json {
+				out = io.Discard // what it shows is for people
+			}
+			if err := demo.Run(c.Context(), demo.Config{Program: program, Dir: dir, Out: out}); err != nil {
+				return err
+			}
+			if !a.json {
+				return nil
+			}
+			return a.print(map[string]bool{"ok": true}, "")
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "", "keep the image in `DIR` meanwhile (default: the temporary directory)")

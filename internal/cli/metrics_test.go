@@ -32,7 +32,7 @@ func TestMetrics(t *testing.T) {
 	if address.Command != "serve" || !strings.HasPrefix(address.Msg, "metrics at 127.0.0.1:") {
 		t.Fatalf("the first line is %+v", address)
 	}
-	client, err := qmp.Dial(t.Context(), socket)
+	client, err := qmp.Dial(t.Context(), socket) // it listens, or there would be no metrics yet
 	check(t, err)
 	defer client.Close()
 	check(t, client.Execute(t.Context(), "query-status", nil, nil))
@@ -84,6 +84,29 @@ func migrate(t *testing.T, client *qmp.Client) {
 		if strings.Contains(string(e.Data), `"completed"`) {
 			return
 		}
+	}
+}
+
+// TestServeJSON has serve end because a client says quit.
+func TestServeJSON(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "qmp")
+	c := exec.Command(os.Args[0], "serve", "--qmp", socket, "--memory", "ram0=2M", "--json")
+	c.Env = append(os.Environ(), asProgram+"=1")
+	var out, stderr strings.Builder
+	c.Stdout, c.Stderr = &out, &stderr
+	check(t, c.Start())
+	t.Cleanup(func() { c.Process.Kill() })
+	client, err := qmp.Dial(t.Context(), socket)
+	for err != nil && t.Context().Err() == nil {
+		client, err = qmp.Dial(t.Context(), socket)
+	}
+	check(t, err)
+	check(t, client.Execute(t.Context(), "quit", nil, nil))
+	check(t, c.Wait())
+	var result struct{ Seconds float64 }
+	check(t, json.Unmarshal([]byte(out.String()), &result))
+	if result.Seconds <= 0 || stderr.Len() > 0 {
+		t.Errorf("it prints %q and says %q", &out, &stderr)
 	}
 }
 

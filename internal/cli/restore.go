@@ -85,6 +85,11 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 // stay is the foreground: the VM has our terminal and gets the signals that we get.
 func (a *app) stay(ctx context.Context, vm *snapshot.VM) error {
 	a.log(strings.TrimSpace(restored(vm.RestoreResult)))
+	if a.json {
+		if err := a.print(vm.RestoreResult, ""); err != nil {
+			a.log(err.Error()) // the VM runs, and that is what was asked for
+		}
+	}
 	stop := context.AfterFunc(ctx, func() { vm.Signal(syscall.SIGTERM) })
 	defer stop()
 	if status := vm.Wait(); status != 0 {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -50,7 +51,12 @@ The socket is open to its own user only.`,
   ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G --incoming
   ramjet serve --qmp /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
 		Args: exactly(0),
-		RunE: func(c *cobra.Command, _ []string) error { return a.runServe(c.Context(), o) },
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := a.runServe(c.Context(), o); err != nil || !a.json {
+				return err
+			}
+			return a.print(map[string]float64{"seconds": time.Since(began).Seconds()}, "")
+		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.socket, "qmp", "", "listen at `SOCKET`, which is made with mode 0600")
