@@ -54,6 +54,21 @@ func inject(t *testing.T, a act) (undo func()) {
 	return undo
 }
 
+// withoutUnnamed has the file system refuse files without names, as NFS and FUSE do.
+func withoutUnnamed(t *testing.T) (undo func()) {
+	undo = directio.Inject(func(c *directio.Calls) {
+		old := c.Open
+		c.Open = func(path string, flags int, mode uint32) (int, error) {
+			if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+				return -1, unix.EOPNOTSUPP
+			}
+			return old(path, flags, mode)
+		}
+	})
+	t.Cleanup(undo)
+	return undo
+}
+
 type transfer = func(int, []byte, int64) (int, error)
 
 func (a act) transfer(k kind, call transfer) transfer {
