@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
@@ -109,7 +112,56 @@ func TestClone(t *testing.T) {
 	if got := whole(t, v2); got.Sum != changed.Sum {
 		t.Errorf("from the diff: memory is %v, was %v", got, changed)
 	}
+	v2.Kill()
 	refused(t, 1, []string{"is not at"}, "restore", diff+"-held")
+
+	// Clones of a diff, in each mode.
+	for _, mode := range []string{"instant", "eager"} {
+		o, r, dir := clones(t, v, 2, diff+"-other", "--overlay", "--qmp", t.TempDir(), "--mode", mode)
+		if o.status != 0 {
+			t.Fatalf("status %d, says %q", o.status, o.err)
+		}
+		for i, c := range r.VMs {
+			w := vm.RunAttached(t, vm.SerialIn(filepath.Join(dir, fmt.Sprint(i))), c.QMP)
+			if got := whole(t, w); got.Sum != changed.Sum {
+				t.Errorf("%s clone %d of the diff: memory is %v, was %v", mode, i, got, changed)
+			}
+			w.Kill()
+		}
+	}
+}
+
+// TestCloneForeground has ramjet stay until its clones have ended, and end them when it is told to end.
+func TestCloneForeground(t *testing.T) {
+	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 1})
+	image, sockets, dir := filepath.Join(t.TempDir(), "image"), t.TempDir(), t.TempDir()
+	save(t, v, image)
+	for i := range 2 {
+		do(t, os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o755))
+	}
+	args := append([]string{"clone", "-n", "2", "--qmp", sockets, image, "--", v.Program}, v.ArgsIn(filepath.Join(dir, "{n}"))...)
+	c := exec.Command(program, args...)
+	do(t, c.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	for i := range 2 {
+		whole(t, vm.RunAttached(t, vm.SerialIn(filepath.Join(dir, fmt.Sprint(i))), filepath.Join(sockets, fmt.Sprint(i, ".sock"))))
+	}
+	select {
+	case err := <-ended:
+		t.Fatalf("ramjet ended before its clones: %v", err)
+	default:
+	}
+	do(t, c.Process.Signal(syscall.SIGTERM))
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Errorf("ended with %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		c.Process.Kill()
+		t.Fatal("ramjet does not end")
+	}
 }
 
 // disks is the index of the -drive argument's value.
