@@ -99,6 +99,7 @@ type Incoming struct {
 	cmd    *exec.Cmd
 	stderr *stderrLog
 	exited chan struct{}
+	leash  *leash
 }
 
 // Start starts it and talks to its monitor.
@@ -128,13 +129,20 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	} else {
 		in.cmd.Stdin, in.cmd.Stdout = os.Stdin, os.Stdout
 	}
-	if err := in.cmd.Start(); err != nil {
+	if in.leash, err = leashOn(ours); err == nil {
+		if err = in.cmd.Start(); err != nil {
+			in.leash.slip()
+			err = fmt.Errorf("cannot start QEMU: %w", err)
+		}
+	}
+	if err != nil {
 		ours.Close()
-		return nil, fmt.Errorf("cannot start QEMU: %w", err)
+		return nil, err
 	}
 	in.stderr.started()
 	in.PID = in.cmd.Process.Pid
 	go func() { in.cmd.Wait(); close(in.exited) }()
+	in.leash.hold(in.PID)
 	in.Monitor, err = l.connect(ctx, ours, in.exited)
 	if err != nil {
 		return nil, errors.Join(in.explain(err), in.Kill())
@@ -229,6 +237,7 @@ func nonEmpty(s ...string) (out []string) {
 
 // Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
 func (in *Incoming) Release() <-chan struct{} {
+	in.leash.slip()
 	in.Monitor.Close()
 	in.stderr.release()
 	return in.exited
@@ -253,6 +262,7 @@ func (in *Incoming) Kill() error {
 	}
 	_ = in.cmd.Process.Kill()
 	<-in.exited
+	in.leash.slip()
 	return nil
 }
 

@@ -66,7 +66,12 @@ func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
 	a := &app{out: out, err: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	return a.status(root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	// What was waited for says that it was cancelled, not always by whom.
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
+	return a.status(err)
 }
 
 // status prints an error as its one line and finds the exit status for it.
