@@ -24,6 +24,7 @@ type pause struct {
 	stopped bool        // by us, and not let go on yet
 	since   time.Time
 	stops   func()        // finds out when QEMU stopped the guest; nil if we did
+	deaf    bool          // QEMU did not answer when it was told to let the guest go on
 	length  time.Duration // measured from stop to cont, both included
 }
 
@@ -152,6 +153,7 @@ func (p *pause) end(then Then) error {
 	}
 	if then != ThenStay {
 		if err := p.vm.Cont(ctx); err != nil {
+			p.deaf = ctx.Err() != nil
 			return fmt.Errorf("cannot let the VM go on (send it \"cont\"): %w", err)
 		}
 	}
@@ -163,14 +165,21 @@ func (p *pause) end(then Then) error {
 	return p.tell()
 }
 
-// close makes sure that the guest goes on, and lets the guardian go; or leaves the rest to it, if QEMU does not hear us.
+// close makes sure that the guest goes on, and lets the guardian go; or leaves the rest to it, if QEMU does not hear us: it
+// waits longer than we can.
 func (p *pause) close() error {
-	err := p.end(ThenResume)
+	var err error
+	wait := qemu.Mercy
+	if p.deaf {
+		wait = time.Second
+	} else {
+		err = p.end(ThenResume)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped || p.lost() {
 		p.vm.Close()
-		p.guardian.Abandon(qemu.Mercy)
+		p.guardian.Abandon(wait)
 		return err
 	}
 	return errors.Join(err, p.guardian.Close())

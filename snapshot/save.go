@@ -124,6 +124,8 @@ func (s *save) explain(err error) error {
 		return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
 	case errors.Is(err, qmp.ErrClosed):
 		return fmt.Errorf("the VM's monitor was lost during the save, nothing was saved: %w", first(err))
+	case s.pause.deaf:
+		return fmt.Errorf("QEMU, process %d, does not answer; it will find the order to let the VM go on when it does. Nothing was saved: %w", s.vm.PID, first(err))
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%w: make room in %s, or save elsewhere", err, filepath.Dir(s.Image))
 	}
