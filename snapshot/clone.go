@@ -246,7 +246,11 @@ func (c *clone) clashes() error {
 		if !first[e.What] {
 			continue
 		}
-		return fmt.Errorf("all clones would want %s: in %q write {n} for each clone's number%s", e.What, strings.Join(qemu.Args{e.Arg}.Words(), " "), wayOut(e))
+		where := ""
+		if c.Command == nil {
+			where = " (give QEMU's arguments after --)"
+		}
+		return fmt.Errorf("all clones would want %s: in %q write {n} for each clone's number%s%s", e.What, strings.Join(qemu.Args{e.Arg}.Words(), " "), where, wayOut(e))
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,6 +74,44 @@ func TestDiff(t *testing.T) {
 				r2.Kill()
 			}
 		})
+	}
+}
+
+// TestDiffChain takes a guest through several lives, each of them a diff of the same base, with random work in each; the
+// guest's own table is the oracle.
+func TestDiffChain(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 4))
+	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 24, Nodes: 2, Backend: vm.MemfdPrivate, Seed: 4})
+	dir := directory(t)
+	base := filepath.Join(dir, "base")
+	save(t, v, base)
+	life := v
+	for n := range 5 {
+		for range 6 {
+			first := r.IntN(5000)
+			switch r.IntN(4) {
+			case 0:
+				do(t, life.Touch(1+r.IntN(400), 1+r.IntN(12)))
+			case 1:
+				do(t, life.Zero(first, r.IntN(600)))
+			case 2:
+				do(t, life.Free(first, r.IntN(600)))
+			case 3:
+				do(t, life.Fill(22+r.IntN(8)))
+			}
+		}
+		before := whole(t, life)
+		diff := filepath.Join(dir, fmt.Sprint("diff", n))
+		flags := []string{"--base", base}
+		if r.IntN(2) == 0 {
+			flags = append(flags, "--live")
+		}
+		save(t, life, diff, flags...)
+		life.Kill()
+		life, _ = restore(t, v, diff, "--mode", []string{"instant", "eager"}[r.IntN(2)])
+		if got := whole(t, life); got.Sum != before.Sum {
+			t.Fatalf("life %d: memory is %v, was %v", n, got, before)
+		}
 	}
 }
 
