@@ -60,7 +60,7 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (f *File) whole(op string, p []byte, off int64, call func(int, []byte, int64) (int, error), end error) (int, error) {
-	done := 0
+	done, again := 0, -1
 	for done < len(p) {
 		n, err := call(int(f.Fd()), p[done:], off+int64(done))
 		switch {
@@ -75,12 +75,13 @@ func (f *File) whole(op string, p []byte, off int64, call func(int, []byte, int6
 		}
 		done += n
 		if f.direct && done < len(p) && done%PageSize != 0 {
-			// What is left is no longer aligned; begin the broken page again.
-			// No progress inside one page means the end of the file or device.
-			if n < PageSize {
+			// What is left is no longer aligned; begin the broken page again. When it breaks again that is the end of the
+			// file or device.
+			page := done &^ (PageSize - 1)
+			if page == again {
 				return done, f.failed(op, off+int64(done), len(p)-done, end)
 			}
-			done &^= PageSize - 1
+			done, again = page, page
 		}
 	}
 	return done, nil

@@ -103,7 +103,7 @@ func (c *Client) execute(ctx context.Context, k *call, args, result any, files [
 	case r := <-k.reply:
 		return finish(cmd, r, result)
 	case <-ctx.Done():
-		return fmt.Errorf("no answer to %s yet: %w", cmd, ctx.Err())
+		return fmt.Errorf("no answer to %s yet: %w", cmd, context.Cause(ctx))
 	case <-c.done:
 	}
 	// The answer may have come just before the connection ended (quit).
@@ -144,7 +144,7 @@ func (c *Client) submit(ctx context.Context, k *call, args any, files []*os.File
 		case c.fdTurn <- struct{}{}:
 			k.release = func() { <-c.fdTurn }
 		case <-ctx.Done():
-			return fmt.Errorf("%s was not sent: %w", k.cmd, ctx.Err())
+			return fmt.Errorf("%s was not sent: %w", k.cmd, context.Cause(ctx))
 		case <-c.done:
 			return fmt.Errorf("%s: %w", k.cmd, c.closedErr())
 		}
@@ -153,7 +153,7 @@ func (c *Client) submit(ctx context.Context, k *call, args any, files []*os.File
 	case c.sendq <- k:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%s was not sent: %w", k.cmd, ctx.Err())
+		return fmt.Errorf("%s was not sent: %w", k.cmd, context.Cause(ctx))
 	case <-c.done:
 		return fmt.Errorf("%s: %w", k.cmd, c.closedErr())
 	}

@@ -137,7 +137,7 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 	case <-timer.C:
 		err = &BusyError{Path: path, Waited: wait}
 	case <-ctx.Done():
-		err = fmt.Errorf("waiting for the monitor's greeting: %w", ctx.Err())
+		err = fmt.Errorf("waiting for the monitor's greeting: %w", context.Cause(ctx))
 	}
 	if err != nil {
 		conn.Close() // which also ends readGreeting
