@@ -7,6 +7,7 @@
 #   make unit          the tests without a guest
 #   make bench         measure against QEMU and the disk
 #   make conformance   the tests that compare with a real QEMU
+#   make soak          1,000 saves and 1,000 restores that are killed, each call failing in each way (an hour)
 #   make fuzz          every fuzz target for FUZZTIME (5s)
 #   make lint          formatting, go vet, staticcheck
 #   make setup         only get QEMU and a guest kernel
@@ -41,7 +42,7 @@ GUEST = $$($(GO) list ./test/... | grep -v '/test/guest$$')
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
 
-.PHONY: build package install deb setup demo test unit bench conformance fuzz lint clean
+.PHONY: build package install deb setup demo test unit bench conformance soak fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ramjet ./cmd/ramjet
@@ -84,6 +85,12 @@ bench: build setup
 
 conformance: setup
 	RAMJET_NEED_QEMU=1 $(GO) test -v -count=1 -timeout 15m -run 'QEMU|Conformance' $(UNIT) $(GUEST)
+
+# What is too long for every run of the tests.
+soak: build
+	@scripts/setup
+	RAMJET_NEED_QEMU=1 RAMJET_KILLS=1000 $(GO) test -v -count=1 -timeout 90m -run 'TestKill' ./test/e2e
+	RAMJET_NEED_QEMU=1 RAMJET_FAULTS=all $(GO) test -v -count=1 -timeout 90m ./test/faults
 
 fuzz:
 	@for package in $$($(GO) list ./...); do \

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +17,13 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// kills is how often TestKill kills ramjet. More find more, and take half a second each.
-const kills = 30
+// kills is how often ramjet is killed, normal times unless RAMJET_KILLS says (make soak). More find more.
+func kills(normal int) int {
+	if n, err := strconv.Atoi(os.Getenv("RAMJET_KILLS")); err == nil {
+		return n
+	}
+	return normal
+}
 
 // TestKill kills ramjet with SIGKILL at random moments of a save. The VM runs within a second, nothing is
 // left that could be taken for an image, and an old image stays.
@@ -29,7 +35,8 @@ func TestKill(t *testing.T) {
 	id := must[snapshot.SaveResult](t, "save", "--qmp", v.QMP, old).ID
 	settings := migrationSettings(t, v)
 	var paused, ended int
-	for n := range kills {
+	times := kills(300)
+	for n := range times {
 		args := []string{"save", "--qmp", v.QMP}
 		image := filepath.Join(dir, "new")
 		if n%3 == 0 {
@@ -38,6 +45,9 @@ func TestKill(t *testing.T) {
 		}
 		if n%4 == 3 {
 			args = append(args, "--engine=qemu")
+		}
+		if n%7 == 6 {
+			args = append(args, "--live")
 		}
 		if n%5 != 0 { // else as fast as it can, so that the ends are hit too
 			args = append(args, "--max-bandwidth=300M")
@@ -56,6 +66,9 @@ func TestKill(t *testing.T) {
 		runsAgain(t, v)
 		noProcess(t)
 		whatIsThere(t, dir, image, old, &id)
+		if sets, err := v.Query("query-fdsets"); err != nil || string(sets) != "[]" {
+			t.Errorf("QEMU still has the descriptor sets %s, %v", sets, err)
+		}
 		if t.Failed() {
 			t.Fatalf("killed for the %d. time: %s", n+1, strings.Join(r.Args[1:], " "))
 		}
@@ -67,9 +80,9 @@ func TestKill(t *testing.T) {
 	}
 	g := revive(t, v, false, old)
 	sameGuest(t, g, i.before, look(t, v, false), false)
-	t.Logf("%d kills: %d while the VM stood still, %d after the end", kills, paused, ended)
-	if paused < kills/10 {
-		t.Errorf("only %d of %d kills hit the pause", paused, kills)
+	t.Logf("%d kills: %d while the VM stood still, %d after the end", times, paused, ended)
+	if paused < times/10 {
+		t.Errorf("only %d of %d kills hit the pause", paused, times)
 	}
 }
 
@@ -107,10 +120,10 @@ func whatIsThere(t *testing.T, dir, image, old string, id *string) {
 			t.Errorf("%s is left", path)
 			continue
 		}
-		m := open(t, path)
-		if m.Seal == nil {
-			t.Errorf("%s has no seal", path)
-		} else if now := m.Seal.ID.String(); path == old && image != old && now != *id {
+		r, err := snapshot.Verify(t.Context(), snapshot.VerifyOptions{Image: path})
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+		} else if now := r.ID; path == old && image != old && now != *id {
 			t.Errorf("the old image is %s, it was %s", now, *id)
 		} else if path == old {
 			*id = now
