@@ -60,7 +60,7 @@ func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []C
 			change, back = append(change, capability{c.Name, w}), append(back, c)
 		}
 	}
-	params := map[string]any{"direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth}
+	params := map[string]any{"direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth, "zero-page-detection": "multifd"}
 	if m.Channels > 0 {
 		params["multifd-channels"] = m.Channels
 	}

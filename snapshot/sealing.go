@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -55,11 +56,35 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 		return id, err
 	}
 	defer func() { err = errors.Join(err, sums.Close()) }()
+	if err := lostPages(image, stored, sums); err != nil {
+		return id, err
+	}
 	if err := describe(m, image, stored); err != nil {
 		return id, err
 	}
 	s.count(m.Blocks)
 	return writeSeal(s.target.file, image.StreamEnd, m, stored, sums)
+}
+
+// lostPages looks for pages that QEMU says to have written and did not: it takes a write that was cut short for a whole one
+// (file_write_ramblock_iov looks for errors only). In a new file there is a hole then, and a zero page, which
+// QEMU writes none of on purpose.
+func lostPages(image *mappedram.Image, stored []mappedram.Bitmap, sums *migration.Sums) error {
+	for i, b := range image.Blocks {
+		if b.Ignored {
+			continue
+		}
+		err := sums.Each(i, stored[i], b.Pages(), func(v []uint64) error {
+			if slices.Contains(v, zeroSum) {
+				return fmt.Errorf("QEMU lost pages of block %s while it wrote them: save again, elsewhere or with --engine=ramjet", b.Name)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // putRunState has the stream say what the VM did before the save. It was stopped for that, and QEMU wrote
