@@ -174,6 +174,7 @@ func (in *Incoming) explain(err error) error {
 	case <-time.After(200 * time.Millisecond):
 		return err
 	}
+	in.stderr.drain()
 	if said := in.stderr.last(); said != "" {
 		return fmt.Errorf("QEMU ended: %s", said)
 	}
@@ -246,6 +247,7 @@ func (in *Incoming) Release() <-chan struct{} {
 // ExitCode is QEMU's exit status after it has ended; 128+N if signal N ended it.
 func (in *Incoming) ExitCode() int {
 	<-in.exited
+	in.stderr.drain()
 	if ws, ok := in.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,6 +23,8 @@ type stderrLog struct {
 	mu   sync.Mutex
 	kept bytes.Buffer
 	open bool // pass on
+
+	drained chan struct{} // closed when QEMU and its children have closed the pipe
 }
 
 const maxKept = 64 << 10
@@ -29,7 +32,7 @@ const maxKept = 64 << 10
 func newStderrLog(detach bool) (*stderrLog, error) {
 	if !detach {
 		r, w, err := os.Pipe()
-		return &stderrLog{read: r, write: w}, err
+		return &stderrLog{read: r, write: w, drained: make(chan struct{})}, err
 	}
 	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a QEMU
 	// that goes on complaining for months gets an error for it, which it ignores.
@@ -60,7 +63,21 @@ func (s *stderrLog) started() {
 		return
 	}
 	s.write.Close()
-	go io.Copy(s, s.read)
+	go func() {
+		defer close(s.drained)
+		_, _ = io.Copy(s, s.read)
+	}()
+}
+
+// drain waits, when QEMU has ended, until its last words are here; not long, for a child of its may hold the pipe.
+func (s *stderrLog) drain() {
+	if s.memory != nil {
+		return
+	}
+	select {
+	case <-s.drained:
+	case <-time.After(time.Second):
+	}
 }
 
 func (s *stderrLog) Write(p []byte) (int, error) {
@@ -104,7 +121,7 @@ func (s *stderrLog) last() string {
 		if l == "" || strings.Contains(l, ": warning: ") {
 			continue
 		}
-		if name, rest, ok := strings.Cut(l, ": "); ok && strings.HasPrefix(name, "qemu") || strings.Contains(name, "/qemu") {
+		if name, rest, ok := strings.Cut(l, ": "); ok && (strings.HasPrefix(name, "qemu") || strings.Contains(name, "/qemu")) {
 			return rest
 		}
 		return l
