@@ -58,8 +58,8 @@ type Changed interface {
 	// Touched yields in rising order the parts of within that the process has in its page table: its own, and those of the
 	// file that it has read (with a few neighbours, do_fault_around).
 	Touched(within Range) iter.Seq2[Range, error]
-	// ReadChanged is Read for bytes that Changed gave.
-	ReadChanged(p []byte, off int64) error
+	// ReadChanged fills p with the bytes of ranges that Changed gave, one behind the other.
+	ReadChanged(p []byte, ranges []Range) error
 	// Backing says what file is beneath.
 	Backing() Backing
 }

@@ -111,7 +111,43 @@ func (p *privateFile) Touched(within Range) iter.Seq2[Range, error] {
 	return p.pages.pages(p.addr, within, present)
 }
 
-func (p *privateFile) ReadChanged(buf []byte, off int64) error { return p.private.Read(buf, off) }
+// ReadChanged takes many ranges with one call. Where that ends early the rest is read range by range, which says why.
+func (p *privateFile) ReadChanged(buf []byte, ranges []Range) error {
+	for len(ranges) > 0 {
+		batch := ranges[:min(len(ranges), maxBatch)]
+		ranges = ranges[len(batch):]
+		total := 0
+		remote := make([]unix.RemoteIovec, len(batch))
+		for i, r := range batch {
+			remote[i] = unix.RemoteIovec{Base: uintptr(p.addr) + uintptr(r.Start), Len: int(r.Len())}
+			total += int(r.Len())
+			if err := checkRange(buf[total-int(r.Len()):total], r.Start, p.size); err != nil {
+				return err
+			}
+		}
+		local := []unix.Iovec{{Base: &buf[0]}}
+		local[0].SetLen(total)
+		n, err := calls.ReadVM(p.pid, local, remote, 0)
+		if err != nil {
+			n = 0
+		}
+		at := 0
+		for _, r := range batch {
+			end := at + int(r.Len())
+			if end > n {
+				if err := p.private.Read(buf[at:end], r.Start); err != nil {
+					return err
+				}
+			}
+			at = end
+		}
+		buf = buf[total:]
+	}
+	return nil
+}
+
+// maxBatch is how many ranges go into one call; the kernel takes 1024 (UIO_MAXIOV).
+const maxBatch = 512
 
 func (p *privateFile) Backing() Backing { return p.backing }
 

@@ -61,12 +61,60 @@ func (p *plan) look(r guestmem.Range) error {
 	return p.act(first, n, view)
 }
 
-// read takes what is known to be the process's own from there, without asking again.
+// read reads a part of one range.
 func (p *plan) read(part []byte, off int64) error {
-	if b := p.Base[p.block]; b != nil && b.Sums == nil {
-		return p.Memory[p.block].(guestmem.Changed).ReadChanged(part, off)
+	if p.exact() {
+		return p.Memory[p.block].(guestmem.Changed).ReadChanged(part, []guestmem.Range{{Start: off, End: off + int64(len(part))}})
 	}
 	return p.Memory[p.block].Read(part, off)
+}
+
+// exact tells whether the memory itself knows which pages are no longer the base's: those that are looked at.
+func (p *plan) exact() bool {
+	b := p.Base[p.block]
+	return b != nil && b.Sums == nil
+}
+
+// small is how short ranges are that are read many at a time, in bytes.
+const small = 32 << 10
+
+// batch says how many of the ranges, from the first on, are so short that they should be read together.
+func (p *plan) batch(ranges []guestmem.Range) int {
+	if !p.exact() {
+		return 0
+	}
+	n, total := 0, int64(0)
+	for n < len(ranges) && ranges[n].Len() < small && total+ranges[n].Len() <= piece {
+		total += ranges[n].Len()
+		n++
+	}
+	return n
+}
+
+// lookAtMany is look for short ranges: of a guest that writes here and there the calls would take longer than the copying.
+func (p *plan) lookAtMany(ranges []guestmem.Range) error {
+	began := time.Now()
+	var total int64
+	for _, r := range ranges {
+		total += r.Len()
+	}
+	view := p.c.buf[:total]
+	if err := p.Memory[p.block].(guestmem.Changed).ReadChanged(view, ranges); err != nil {
+		return err
+	}
+	p.Progress.Scanning.Add(int64(time.Since(began)))
+	for _, r := range ranges {
+		first, n := r.Start/guestmem.PageSize, r.Len()/guestmem.PageSize
+		if err := p.decide(first, 0, view[:r.Len()]); err != nil {
+			return err
+		}
+		p.Progress.Pages.Add(n)
+		if err := p.act(first, n, view[:r.Len()]); err != nil {
+			return err
+		}
+		view = view[r.Len():]
+	}
+	return nil
 }
 
 // decide fills in sums and todo from index at on for the pages in view, and sets or clears their bits in Stored. Page 0 of

@@ -160,15 +160,21 @@ func (s *Save) save(ctx context.Context, c *channel, j job) error {
 	p := plan{Save: s, ctx: ctx, c: c, block: j.block}
 	bits := s.expected(j.block, j.stretch)
 	rest := mappedram.Bitmap(bits[:])
-	var err error
 	for _, r := range j.ranges {
-		if err = p.look(r); err != nil {
-			break
-		}
 		first := r.Start % stretch / guestmem.PageSize
 		for i := first; i < first+r.Len()/guestmem.PageSize; i++ {
 			rest.Clear(i)
 		}
+	}
+	var err error
+	for ranges := j.ranges; len(ranges) > 0 && err == nil; {
+		if n := p.batch(ranges); n > 1 {
+			err = p.lookAtMany(ranges[:n])
+			ranges = ranges[n:]
+			continue
+		}
+		err = p.look(ranges[0])
+		ranges = ranges[1:]
 	}
 	if err == nil {
 		err = p.gone(j.stretch*stretchPages, rest)

@@ -76,8 +76,9 @@ func (s *Sums) get(block int, page int64, sums []uint64) error {
 
 // Each calls do with the sums of a block's stored pages, in page order, some at a time.
 func (s *Sums) Each(block int, stored mappedram.Bitmap, pages int64, do func([]uint64) error) error {
-	var window [4096]uint64
-	var from, to int64 // the pages that are in it
+	var window, out [4096]uint64
+	var from, to int64 // the pages that are in window
+	k := 0             // how many wait in out
 	for start, end := range stored.Runs(pages) {
 		for start < end {
 			if start >= to {
@@ -87,14 +88,22 @@ func (s *Sums) Each(block int, stored mappedram.Bitmap, pages int64, do func([]u
 					return err
 				}
 			}
-			n := min(end, to)
-			if err := do(window[start-from : n-from]); err != nil {
-				return err
-			}
+			n := min(end, to, start+int64(len(out)-k))
+			copy(out[k:], window[start-from:n-from])
+			k += int(n - start)
 			start = n
+			if k == len(out) {
+				if err := do(out[:k]); err != nil {
+					return err
+				}
+				k = 0
+			}
 		}
 	}
-	return nil
+	if k == 0 {
+		return nil
+	}
+	return do(out[:k])
 }
 
 // Close gives the scratch file up.
