@@ -28,12 +28,14 @@ func Sandbox() (missing error) {
 // SandboxBeside is Sandbox for a monitor in front of a QEMU, which has to look at that process's memory all the time.
 //
 // There is no Landlock: a process that is under it may not look at one that is not (ptrace(2) access, Landlock's rule for
-// domains). And there are exceptions from the filter, all for /proc/PID of the QEMU and for descriptors of this process: opening
-// what exists already, without truncating it, and process_vm_readv, process_vm_writev, pidfd_open and pidfd_getfd.
+// domains). And there are exceptions from the filter, for /proc/PID of the QEMU and for descriptors of this process: opening
+// what exists already, without truncating it, and process_vm_readv, process_vm_writev, pidfd_open and pidfd_getfd. A filter
+// cannot look at paths; that no other is opened is up to this program.
 func SandboxBeside() (missing error) {
 	return filter(append(allowed[:1:1], seccomp.SyscallGroup{
 		Action: seccomp.ActionAllow,
-		Names:  []string{"process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "getdents64", "readlinkat", "ioctl"},
+		Names: []string{"process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "getdents64", "readlinkat", "ioctl",
+			"waitid", "wait4"}, // the end of the guardian, which was started before
 		NamesWithCondtions: []seccomp.NameWithConditions{{
 			Name:       "openat",
 			Conditions: seccomp.ArgumentConditions{{Argument: 2, Operation: seccomp.BitsNotSet, Value: unix.O_CREAT | unix.O_TRUNC | unix.O_EXCL}},

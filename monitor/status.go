@@ -57,8 +57,7 @@ type statistics struct {
 	begun, active, stopped, ended time.Time
 	passes                        int
 	multifd                       bool
-	writeZeros                    bool  // zero pages count as written
-	limit                         int64 // ms, the expected downtime
+	writeZeros                    bool // zero pages count as written
 	engine                        *migration.Progress
 	total                         int64
 	rest                          int64 // bytes written that are not pages

@@ -114,7 +114,8 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 		}
 	}
 	err = monitor.Serve(ctx, server, l, conn)
-	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, errQuit) {
+	// A signal is how a server is told to end.
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, errQuit) && !errors.Is(cause, errInterrupted) {
 		err = cause
 	}
 	return err

@@ -29,9 +29,8 @@ func serve(t *testing.T, monitor string) *qmp.Client {
 	}
 	t.Cleanup(func() {
 		c.Process.Signal(syscall.SIGTERM)
-		c.Wait()
-		if said.Len() > 0 && said.String() != "ramjet: interrupted\n" {
-			t.Errorf("serve says %s", said.String())
+		if err := c.Wait(); err != nil || said.Len() > 0 {
+			t.Errorf("serve: %v, says %s", err, said.String())
 		}
 	})
 	for range 200 {
