@@ -47,14 +47,14 @@ func newMetrics() *metrics {
 
 // observe counts, times and logs the commands of a server that does not serve yet.
 func (m *metrics) observe(s *qmp.Server, event func(string, ...any)) {
+	if query, ok := s.Commands["query-migrate"]; ok { // as it is: what a scrape asks is not a client's command
+		m.registry.MustRegister(&migrationCollector{query.Run})
+	}
 	for name, c := range s.Commands {
 		s.Commands[name] = qmp.Command{Run: m.observed(name, c.Run, event), OOB: c.OOB}
 	}
 	if s.Fallback != nil {
 		s.Fallback = m.observed(otherCommand, s.Fallback, event)
-	}
-	if query, ok := s.Commands["query-migrate"]; ok {
-		m.registry.MustRegister(&migrationCollector{query.Run})
 	}
 }
 

@@ -47,7 +47,11 @@ func TestMetrics(t *testing.T) {
 	for said.Name != "query-status" {
 		readLine(t, lines, &said)
 	}
+	scrape(t, "http://"+address.Address+"/metrics")
 	page := scrape(t, "http://"+address.Address+"/metrics")
+	if strings.Contains(page, `command="query-migrate"`) {
+		t.Errorf("a scrape counts as a client's command:\n%s", page)
+	}
 	for _, want := range []string{
 		`ramjet_commands_total{command="query-status",result="ok"} 1`,
 		`ramjet_commands_total{command="migrate",result="error"} 1`,
