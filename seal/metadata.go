@@ -87,6 +87,7 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 	aux := struct {
 		*plain
 		Blocks      json.RawMessage `json:"blocks"`
+		Hot         json.RawMessage `json:"hot"`
 		CommandLine json.RawMessage `json:"command_line"`
 	}{plain: (*plain)(m)}
 	err := json.Unmarshal(text, &aux)
@@ -95,6 +96,9 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 	}
 	if m.Blocks, err = list[Block](aux.Blocks, MaxBlocks); err != nil {
 		return fmt.Errorf("blocks: %w", err)
+	}
+	if m.Hot, err = list[Hot](aux.Hot, MaxBlocks); err != nil {
+		return fmt.Errorf("hot: %w", err)
 	}
 	if m.CommandLine, err = list[string](aux.CommandLine, MaxArguments); err != nil {
 		return fmt.Errorf("command_line: %w", err)
@@ -135,6 +139,9 @@ func (m *Metadata) check() error {
 	}
 	if len(m.CommandLine) > MaxArguments {
 		return fmt.Errorf("%d arguments on the command line, more than %d", len(m.CommandLine), MaxArguments)
+	}
+	if len(m.Hot) > MaxBlocks {
+		return fmt.Errorf("hot: more than %d blocks", MaxBlocks)
 	}
 	names := make(map[string]bool, len(m.Blocks))
 	for _, b := range m.Blocks {

@@ -45,10 +45,11 @@ func metadata() *Metadata {
 		StreamOffset: 7, StreamHash: Hash{1, 2, 3},
 		Blocks: []Block{
 			{Name: "pc.ram", Length: 100 * 4096, PageSize: 4096, PagesStored: 99},
-			{Name: "empty", Length: 4096, PageSize: 4096},
+			{Name: "empty", Length: 4096, PageSize: 4096, Whole: true},
 			{Name: "pc.bios", Length: 64 * 4096, PageSize: 4096, PagesStored: 3},
 		},
 		CommandLine: []string{"qemu-system-x86_64", "-m", "1M"}, Cwd: "/", Executable: "/usr/bin/qemu-system-x86_64", WasRunning: true,
+		Hot:  []Hot{{Block: "pc.ram", Units: []byte{1, 0, 0x80}}},
 		Base: &Base{ID: ID{9}, Path: "/base.img"}, MemoryDevices: json.RawMessage(`[{"id":"dimm0"}]`),
 	}
 }
@@ -204,6 +205,7 @@ func TestWriterRefuses(t *testing.T) {
 		"negative offset": func(m *Metadata) { m.StreamOffset = -1 },
 		"many blocks":     func(m *Metadata) { m.Blocks = make([]Block, MaxBlocks+1) },
 		"many arguments":  func(m *Metadata) { m.CommandLine = make([]string, MaxArguments+1) },
+		"much hot":        func(m *Metadata) { m.Hot = make([]Hot, MaxBlocks+1) },
 		"no name":         func(m *Metadata) { m.Blocks[0].Name = "" },
 		"long name":       func(m *Metadata) { m.Blocks[0].Name = strings.Repeat("x", 256) },
 		"same name":       func(m *Metadata) { m.Blocks[0].Name = m.Blocks[1].Name },

@@ -10,6 +10,9 @@ import (
 // hotUnit is how finely an image records what was needed last, in bytes.
 const hotUnit = prefetchUnit
 
+// maxHot is how much of it goes into an image, in bytes: that of 8 TiB.
+const maxHot = 1 << 20
+
 // hotSet are the parts of a block that were needed last, a bit for each hotUnit. nil: nobody knows.
 type hotSet []byte
 
@@ -36,12 +39,16 @@ func (m *openedImage) hot(i int) hotSet {
 // the process has all that they ever touched, which says nothing.
 func (n *native) findHot() ([]seal.Hot, error) {
 	var all []seal.Hot
+	var size int
 	for i, m := range n.memory {
 		touched, ok := m.(guestmem.Changed)
 		if !ok {
 			continue
 		}
 		units := make(hotSet, (m.Size()/hotUnit+8)/8)
+		if size += len(units); size > maxHot {
+			return nil, nil
+		}
 		for r, err := range touched.Touched(guestmem.Range{End: m.Size()}) {
 			if err != nil {
 				return nil, err
