@@ -93,9 +93,9 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 	return layout.Publish(f)
 }
 
-// settledSize bounds the blocks, in bytes, of which the stream sets every bit: ROMs and flash, which a
-// QEMU fills itself when it starts, with another firmware than the saved VM had perhaps. Zero pages are holes in
-// the stream. Larger ones, video memory above all, begin as zeros.
+// settledSize bounds the blocks, in bytes, of which the stream sets every bit: flash, above all, which QEMU fills from a file when
+// it starts (pflash_cfi01_realize), and that may not be what it was. Zero pages are holes in
+// the stream. Larger blocks, video memory say, begin as zeros.
 const settledSize = 8 << 20
 
 // writeBlock copies what of a block has to be in the stream.

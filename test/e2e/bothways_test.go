@@ -5,12 +5,15 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -117,6 +120,69 @@ func stale(t *testing.T, v *vm.VM) {
 	must[struct{}](t, "seal", image)
 	dir, _ := bring(t, v, false, image)
 	wokenUp(t, sleeping(t, dir), before, before)
+}
+
+// TestFirmware restores an image in which a page of the flash is zero that is not so in the file which the loading QEMU
+// fills it from: the guest has to see what the image says.
+func TestFirmware(t *testing.T) {
+	bios, err := os.ReadFile("/usr/share/seabios/bios-256k.bin")
+	if err != nil {
+		t.Skipf("no firmware for the flash: %v", err)
+	}
+	flash := filepath.Join(directory(t), "flash")
+	do(t, os.WriteFile(flash, bios, 0o600))
+	v := boot(t, vm.Config{Memory: "128M", Fill: 20, ExtraArgs: []string{"-drive", "if=pflash,format=raw,readonly=on,file=" + flash}})
+	image := filepath.Join(directory(t), "image")
+	do(t, v.Stop())
+	migrate(t, v, image, ways{})
+	do(t, v.Kill())
+	m := open(t, image)
+	rom := slices.IndexFunc(m.Blocks, func(b mappedram.Block) bool { return b.Name == "system.flash0" })
+	stored, err := m.Bitmap(rom)
+	do(t, err)
+	const page = 40
+	if !stored.Get(page) || !stored.Get(page-1) {
+		t.Fatal("the page of the firmware is zero anyway")
+	}
+	stored.Clear(page)
+	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	do(t, err)
+	defer f.Close()
+	do(t, m.WriteBitmap(f, rom, stored))
+	for _, mode := range []string{"instant", "eager"} {
+		dir, _ := bring(t, v, false, image, "--mode", mode)
+		g := sleeping(t, dir)
+		if p := pageOf(t, g, m.Blocks[rom].Name, page-1); bytes.Equal(p, make([]byte, 4096)) {
+			t.Errorf("%s: the page before it is zero too", mode)
+		}
+		if p := pageOf(t, g, m.Blocks[rom].Name, page); !bytes.Equal(p, make([]byte, 4096)) {
+			t.Errorf("%s: the page is not zero", mode)
+		}
+		g.Kill()
+	}
+}
+
+// pageOf reads a page of a RAM block of a VM.
+func pageOf(t *testing.T, v *vm.VM, block string, page uint64) []byte {
+	t.Helper()
+	monitor, err := qmp.Dial(t.Context(), v.QMP)
+	do(t, err)
+	defer monitor.Close()
+	blocks, err := qemu.QueryRAMBlocks(t.Context(), monitor)
+	do(t, err)
+	mem, err := os.Open(fmt.Sprintf("/proc/%d/mem", v.PID))
+	do(t, err)
+	defer mem.Close()
+	p := make([]byte, 4096)
+	for _, b := range blocks {
+		if b.Name == block {
+			_, err = mem.ReadAt(p, int64(b.Addr+page*4096))
+			do(t, err)
+			return p
+		}
+	}
+	t.Fatalf("there is no block %s", block)
+	return nil
 }
 
 // TestNotImages is about files that Ramjet cannot restore: it says why in a line.

@@ -151,5 +151,5 @@ func until(t *testing.T, v *vm.VM, r *running) {
 			return
 		}
 	}
-	t.Fatal(fmt.Sprintf("the save does not stop the VM: %s", &r.err))
+	t.Fatalf("the save does not stop the VM: %s", &r.err)
 }
