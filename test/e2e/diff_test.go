@@ -115,6 +115,52 @@ func TestDiffChain(t *testing.T) {
 	}
 }
 
+// TestDiffOnQEMUsImage builds diffs on an image that QEMU wrote while the guest ran, which has pages in their places
+// that do not count: what was there before they became zero.
+func TestDiffOnQEMUsImage(t *testing.T) {
+	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 40, Dirty: 30})
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	zeroing := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; i < 40 && err == nil; i++ {
+			err = v.Zero(i*250, 200)
+		}
+		zeroing <- err
+	}()
+	save(t, v, at("base"), "--engine", "qemu", "--live", "--max-bandwidth", "60M")
+	do(t, <-zeroing)
+	do(t, v.Dirty(0))
+	before := whole(t, v)
+	save(t, v, at("by-sum"), "--base", at("base"))
+	v.Kill()
+	r, _ := restore(t, v, at("by-sum"))
+	if got := whole(t, r); got.Sum != before.Sum {
+		t.Errorf("by sum: memory is %v, was %v", got, before)
+	}
+	r.Kill()
+	r, _ = restore(t, v, at("base"))
+	do(t, r.Dirty(0))
+	do(t, r.Touch(700, 5))
+	do(t, r.Zero(3000, 400))
+	before = whole(t, r)
+	save(t, r, at("mapped"), "--base", at("base"))
+	r.Kill()
+	for _, mode := range []string{"instant", "eager"} {
+		r, _ := restore(t, v, at("mapped"), "--mode", mode)
+		if got := whole(t, r); got.Sum != before.Sum {
+			t.Errorf("mapped, %s: memory is %v, was %v", mode, got, before)
+		}
+		r.Kill()
+	}
+	must[snapshot.ExportResult](t, "export", "--format", "flat", at("mapped"), at("flat"))
+	r, _ = restore(t, v, at("flat"))
+	if got := whole(t, r); got.Sum != before.Sum {
+		t.Errorf("flat: memory is %v, was %v", got, before)
+	}
+}
+
 // byStock runs what --print-command says, which for a diff is QEMU and nothing else.
 func byStock(t *testing.T, v *vm.VM, diff string) *vm.VM {
 	t.Helper()
