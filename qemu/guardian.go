@@ -152,18 +152,28 @@ func (m *lastMonitor) rescue(o Orders) {
 	if o.Cancel {
 		m.execute("migrate_cancel", nil)
 	}
-	var orders []Command
-	if o.Cont {
-		orders = append(orders, Command{Execute: "cont"})
-	}
-	for _, c := range append(orders, o.Undo...) {
-		// Much is refused while a cancelled migration is still being cleaned up.
+	// Much is refused while a cancelled migration is still being cleaned up.
+	insist := func(c Command) {
 		for time.Now().Before(deadline) {
-			if err := m.execute(c.Execute, c.Arguments); err == nil || err == errGone {
-				break
+			if _, err := m.execute(c.Execute, c.Arguments); err == nil || err == errGone {
+				return
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
+	}
+	if o.Cont {
+		insist(Command{Execute: "cont"})
+	}
+	if o.Cancel {
+		for time.Now().Before(deadline) {
+			if instances, err := m.execute("query-yank", nil); err != nil || !migrating(instances) {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	for _, c := range o.Undo {
+		insist(c)
 	}
 	for _, s := range o.Sets {
 		m.execute("remove-fd", map[string]any{"fdset-id": s})
@@ -175,7 +185,7 @@ var errGone = errors.New("the monitor is gone")
 
 // execute sends a command and waits for its own answer. The 0xFF before it throws away what the dead owner may have
 // left unfinished in QEMU's parser (json_message_process_token).
-func (m *lastMonitor) execute(cmd string, args any) error {
+func (m *lastMonitor) execute(cmd string, args any) (json.RawMessage, error) {
 	m.id++
 	id := fmt.Sprintf("%s-%d", guardianName, m.id)
 	line := map[string]any{"execute": cmd, "id": id}
@@ -184,26 +194,27 @@ func (m *lastMonitor) execute(cmd string, args any) error {
 	}
 	b, err := json.Marshal(line)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := m.f.Write(append(append([]byte{0xff}, b...), '\n')); err != nil {
-		return errGone
+		return nil, errGone
 	}
 	for {
 		b, err := m.in.ReadBytes('\n')
 		if err != nil {
-			return errGone
+			return nil, errGone
 		}
 		var r struct {
-			ID    any
-			Error *struct{ Desc string }
+			ID     any
+			Return json.RawMessage
+			Error  *struct{ Desc string }
 		}
 		if json.Unmarshal(bytes.TrimSpace(b), &r) != nil || r.ID != id {
 			continue
 		}
 		if r.Error != nil {
-			return errors.New(r.Error.Desc)
+			return nil, errors.New(r.Error.Desc)
 		}
-		return nil
+		return r.Return, nil
 	}
 }

@@ -75,6 +75,11 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 		defer cancel()
+		if over := s.vm.MigrationOver(ctx); over != nil {
+			err = errors.Join(err, over)
+			s.pause.deaf = true // it takes no settings now; the guardian waits longer
+			return
+		}
 		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.migrates(nil))
 	}()
 	if err := s.pause.migrates(undo); err != nil {

@@ -24,7 +24,7 @@ type pause struct {
 	stopped bool        // by us, and not let go on yet
 	since   time.Time
 	stops   func()        // finds out when QEMU stopped the guest; nil if we did
-	deaf    bool          // QEMU did not answer when it was told to let the guest go on
+	deaf    bool          // QEMU does not answer, or not what it should
 	length  time.Duration // measured from stop to cont, both included
 }
 
@@ -177,7 +177,7 @@ func (p *pause) close() error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || p.lost() {
+	if p.stopped || p.deaf || p.lost() {
 		p.vm.Close()
 		p.guardian.Abandon(wait)
 		return err
