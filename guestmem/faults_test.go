@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package guestmem
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestCutShort has every call move at most a page and a half, and every other one be interrupted: all is read and written.
+func TestCutShort(t *testing.T) {
+	n := 0
+	interrupted := func() bool { n++; return n%2 == 1 }
+	short := func(call func(int, []byte, int64) (int, error)) func(int, []byte, int64) (int, error) {
+		return func(fd int, p []byte, off int64) (int, error) {
+			if interrupted() {
+				return -1, unix.EINTR
+			}
+			return call(fd, p[:min(len(p), 6000)], off)
+		}
+	}
+	shortVM := func(call vmCall) vmCall {
+		return func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) {
+			if interrupted() {
+				return -1, unix.EINTR
+			}
+			local[0].SetLen(min(int(local[0].Len), 6000))
+			return call(pid, local, remote, flags)
+		}
+	}
+	each(t, func(t *testing.T, g *guest, m Memory) {
+		defer Inject(func(c *Calls) {
+			c.Pread, c.Pwrite, c.ReadVM, c.WriteVM = short(c.Pread), short(c.Pwrite), shortVM(c.ReadVM), shortVM(c.WriteVM)
+			seek, scan := c.Seek, c.Scan
+			c.Seek = func(fd int, off int64, whence int) (int64, error) {
+				if interrupted() {
+					return -1, unix.EINTR
+				}
+				return seek(fd, off, whence)
+			}
+			c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
+				if interrupted() {
+					return -1, unix.EINTR
+				}
+				return scan(fd, arg)
+			}
+		})()
+		scribble(g, 200)
+		got := make([]byte, pages*PageSize)
+		if err := m.Read(got, 0); err != nil {
+			t.Fatal(err)
+		}
+		for i, s := range g.seeds {
+			if !bytes.Equal(got[i*PageSize:(i+1)*PageSize], pattern(i, s)) {
+				t.Fatalf("page %d is wrong", i)
+			}
+		}
+		for _, err := range m.Populated(Range{End: pages * PageSize}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestRefused has every call fail with EIO: the error says what was not possible, and no page is taken for zero.
+func TestRefused(t *testing.T) {
+	each(t, func(t *testing.T, g *guest, m Memory) {
+		defer Inject(func(c *Calls) {
+			c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
+			c.Pwrite = c.Pread
+			c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EIO }
+			c.WriteVM = c.ReadVM
+			c.Seek = func(int, int64, int) (int64, error) { return -1, unix.EIO }
+			c.Scan = func(int, unsafe.Pointer) (int, error) { return -1, unix.EIO }
+		})()
+		scribble(g, 10)
+		p := make([]byte, 5*PageSize)
+		if err := m.Read(p, PageSize); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "cannot") {
+			t.Errorf("read: %v", err)
+		}
+		if err := m.Write(p, PageSize); err == nil || !strings.Contains(err.Error(), "cannot") {
+			t.Errorf("write: %v", err)
+		}
+		said := false
+		for r, err := range m.Populated(Range{End: pages * PageSize}) {
+			if said = err != nil; !said {
+				t.Errorf("%v is populated", r)
+			}
+		}
+		if !said {
+			t.Error("nobody says that it is not known what is populated")
+		}
+	})
+}
+
+// TestEnds has the file end, and the process, where something should be.
+func TestEnds(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(8 * PageSize); err != nil {
+		t.Fatal(err)
+	}
+	m, err := OpenFile(f, 0, 8*PageSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := f.Truncate(PageSize + 100); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Read(make([]byte, 4*PageSize), 0); err == nil {
+		t.Error("bytes were read that are not there")
+	}
+	if err := m.Read(bytes.Repeat([]byte{1}, PageSize), PageSize); err != nil {
+		t.Errorf("the file's last page: %v", err)
+	}
+	defer Inject(func(c *Calls) {
+		c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.ESRCH }
+	})()
+	g := newGuest(t, "anonymous")
+	if _, err := Open(g.pid, g.addr, pages*PageSize, Read); err == nil || !strings.Contains(err.Error(), "is gone") {
+		t.Errorf("a process that has ended: %v", err)
+	}
+	defer Inject(func(c *Calls) {
+		c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
+	})()
+	if _, err := Open(g.pid, g.addr, pages*PageSize, Read); err == nil || !strings.Contains(err.Error(), "no permission") {
+		t.Errorf("without permission: %v", err)
+	}
+}
+
+// TestOtherDescriptor gets at a mapping's file without /proc/PID/map_files, which not everybody may use.
+func TestOtherDescriptor(t *testing.T) {
+	g := newGuest(t, "memfd")
+	g.do("write", 3, 7)
+	s, err := findSpan(g.pid, g.addr, pages*PageSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := s.mapping
+	m.start++ // no such name
+	f, err := openMapped(g.pid, m, os.O_RDONLY)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	p := make([]byte, PageSize)
+	if _, err := f.ReadAt(p, int64(s.offset+(g.addr-s.start))+3*PageSize); err != nil || !bytes.Equal(p, pattern(3, 7)) {
+		t.Errorf("it is another file, %v", err)
+	}
+	m.inode++
+	if _, err := openMapped(g.pid, m, os.O_RDONLY); err == nil || !strings.Contains(err.Error(), "cannot open the file behind") {
+		t.Errorf("a file that nobody holds: %v", err)
+	}
+}
