@@ -64,11 +64,17 @@ func (c *client) answer() (map[string]any, error) {
 			return nil, fmt.Errorf("%q: %w", s, err)
 		}
 		event, ok := m["event"]
+		if _, again := m["QMP"]; again {
+			continue // a QEMU that was connected to while it started may greet twice
+		}
 		if !ok {
 			return m, nil
 		}
 		text := fmt.Sprint(event)
-		if data, ok := m["data"]; ok {
+		if data, ok := m["data"].(map[string]any); ok {
+			if event == "MIGRATION_PASS" && fmt.Sprint(data["pass"]) != "1" {
+				continue // how often QEMU looks again depends on how long it took
+			}
 			b, _ := json.Marshal(data)
 			text += string(b)
 		}

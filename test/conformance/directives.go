@@ -34,7 +34,7 @@ func init() {
 		},
 		"events": (*player).takeEvents, "flags": (*player).flagsOf, "leak": (*player).leak,
 		"fate":      func(p *player, _ []string, _ string) (string, error) { return p.server.fate(), nil },
-		"reconnect": (*player).reconnect, "renew": (*player).renew, "until": (*player).until, "load": (*player).load,
+		"reconnect": (*player).reconnect, "renew": (*player).renew, "until": (*player).until, "load": (*player).load, "save": (*player).save,
 		"restart": func(p *player, args []string, _ string) (string, error) {
 			return nothing, p.restart(len(args) > 0)
 		},
@@ -261,6 +261,15 @@ func (p *player) until(args []string, _ string) (string, error) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	return "no", nil
+}
+
+// save is migrate with all that comes of it. A QEMU that crashes does so before its answer or after it.
+func (p *player) save(_ []string, text string) (string, error) {
+	s, err := p.answered(p.client.execute("migrate", text))
+	if err != nil || s != "{}" {
+		return s, err
+	}
+	return p.wait()
 }
 
 // load is migrate-incoming with all that comes of it.

@@ -266,3 +266,94 @@ func TestKilledInThePause(t *testing.T) {
 	}
 	t.Error("the guest does not run")
 }
+
+// TestCommandsAreQEMUs: there is no command that a QEMU does not have.
+func TestCommandsAreQEMUs(t *testing.T) {
+	needQEMU10(t)
+	names := map[string]map[string]bool{}
+	for _, kind := range []string{stock, own} {
+		p := newPlayer(t, kind)
+		if err := p.restart(false); err != nil {
+			t.Fatal(err)
+		}
+		m, err := p.client.execute("query-commands", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		names[kind] = map[string]bool{}
+		for _, c := range m["return"].([]any) {
+			names[kind][fmt.Sprint(c.(map[string]any)["name"])] = true
+		}
+	}
+	for name := range names[own] {
+		if !names[stock][name] {
+			t.Errorf("QEMU has no %s", name)
+		}
+	}
+	t.Logf("%d of QEMU's %d commands", len(names[own]), len(names[stock]))
+}
+
+// TestInheritedSocket: --qmp-fd takes a socket that listens, and one that is connected.
+func TestInheritedSocket(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening, err := l.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range map[string]*os.File{"connected": os.NewFile(uintptr(fds[1]), ""), "listening": listening} {
+		c := exec.Command(program, "serve", "--qmp-fd", "3", "--memory", "m0=1M")
+		c.ExtraFiles = []*os.File{f}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		var conn net.Conn
+		if name == "connected" {
+			near := os.NewFile(uintptr(fds[0]), "")
+			conn, err = net.FileConn(near)
+			near.Close()
+		} else {
+			conn, err = net.Dial("unix", path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl := newClient(conn.(*net.UnixConn))
+		if s, err := cl.line(); err != nil || !strings.Contains(s, `"QMP"`) {
+			t.Errorf("%s: %q, %v", name, s, err)
+		}
+		cl.execute("qmp_capabilities", "")
+		cl.execute("quit", "")
+		conn.Close()
+		if err := c.Wait(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestSocat: a line from the shell.
+func TestSocat(t *testing.T) {
+	if _, err := exec.LookPath("socat"); err != nil {
+		t.Skip(err)
+	}
+	both(t, scene{}, func(t *testing.T, p *player) {
+		c := exec.Command("sh", "-c", `(echo '{"execute":"qmp_capabilities"}'; sleep 0.2; echo "{'execute':'query-status','id':'x'} {'execute':'nope'}"; sleep 0.2) | socat - UNIX-CONNECT:"$0"`, p.server.socket)
+		out, err := c.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, want := range []string{`{"QMP": {"version"`, `"id": "x"`, "The command nope has not been found"} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("no %s in %s", want, out)
+			}
+		}
+	})
+}

@@ -20,7 +20,7 @@ type normal struct {
 // varying are members of answers that differ from run to run.
 var varying = map[string]bool{
 	"total-time": true, "setup-time": true, "downtime": true, "expected-downtime": true, "mbps": true, "pages-per-second": true,
-	"transferred": true, "precopy-bytes": true, "downtime-bytes": true, "remaining": true, "dirty-pages-rate": true, "multifd-bytes": true,
+	"transferred": true, "precopy-bytes": true, "downtime-bytes": true, "remaining": true, "dirty-sync-count": true, "dirty-pages-rate": true, "multifd-bytes": true,
 	"micro": true, "minor": true, "package": true,
 }
 

@@ -153,4 +153,25 @@ migrate_cancel
 wait
 query-fdsets
 leak
+`}, {
+	name: "a set for a disk", source: "block/file-posix.c; util/osdep.c",
+	script: `
+make disk 1048576 d
+open d rw disk
+add-fd {"fdset-id":2,"opaque":"disk"} < d
+differs own: a guest that is only memory has no disks
+blockdev-add {"driver":"file","node-name":"n","filename":"/dev/fdset/2","locking":"off"}
+remove-fd {"fdset-id":2}
+differs own: nobody has opened it
+query-fdsets
+open a w image
+add-fd {"fdset-id":1} < a
+` + mapped + `
+migrate {"uri":"file:/dev/fdset/1"}
+wait
+cont
+differs own: as above
+blockdev-del {"node-name":"n"}
+remove-fd {"fdset-id":1}
+query-fdsets
 `}}

@@ -117,9 +117,7 @@ func wrongSet(name, open, add, source string) scene {
 	}
 	s += `
 differs own,vm: ramjet looks at the whole set before it touches anything
-migrate {"uri":"file:/dev/fdset/1"}
-differs own,vm: as above
-wait
+save {"uri":"file:/dev/fdset/1"}
 want running
 fate
 differs own,vm: as above

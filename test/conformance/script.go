@@ -30,7 +30,7 @@ import (
 //	size FILE, head FILE N       how long a file is; what it begins with, and what is at N
 //	cut FILE N                   cut a file to N bytes, from its end if negative
 //	poke FILE N HEX              change bytes of a file
-//	load JSON                    migrate-incoming, and what has become of it
+//	save JSON, load JSON         migrate, migrate-incoming, and what has become of it
 //	until STATUS                 until query-migrate says so
 //	wait                         until a migration has ended; how counts
 //	events                       the events since the last time
