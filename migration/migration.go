@@ -107,16 +107,18 @@ type job struct {
 	clear   bool // Load: nothing is stored for the ranges, they are to be zero
 }
 
+// maxWorkers bounds how many stretches are under way at a time, and so this process's memory, however many channels there are.
+const maxWorkers = 6
+
 // channel is one way to the image with what belongs to it alone.
 type channel struct {
 	file     *directio.File
-	buffered *directio.File // the way through the page cache beside a direct file, if it is wanted
-	limit    int64          // runs of fewer bytes are written that way
-	buf      directio.Buffer
+	buffered *directio.File  // the way through the page cache beside a direct file, if it is wanted
+	limit    int64           // runs of fewer bytes are written that way
+	buf      directio.Buffer // for a stretch; of the worker that the channel belongs to
 }
 
 func (c *channel) close() error {
-	c.buf.Free()
 	err := c.file.Close()
 	if c.buffered != nil {
 		err = errors.Join(err, c.buffered.Close())
@@ -147,12 +149,17 @@ func openChannels(o directio.Opener, flags int, p Params) (cs []*channel, err er
 			closeChannels(cs)
 		}
 	}()
-	for range p.channels() {
+	for i := range p.channels() {
 		c, err := openChannel(o, flags, p)
 		if err != nil {
 			return cs, err
 		}
 		cs = append(cs, c)
+		if i >= maxWorkers {
+			c.buf = cs[i%maxWorkers].buf
+		} else if c.buf, err = directio.NewBuffer(stretch); err != nil {
+			return cs, err
+		}
 	}
 	return cs, nil
 }
@@ -169,9 +176,6 @@ func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error)
 	if p.Direct && (flags == os.O_WRONLY && p.Small > 0 || flags == os.O_RDONLY && p.Cached) {
 		c.buffered, err = directio.Open(o, flags)
 	}
-	if err == nil {
-		c.buf, err = directio.NewBuffer(stretch)
-	}
 	if err != nil {
 		return nil, errors.Join(err, c.close())
 	}
@@ -179,6 +183,9 @@ func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error)
 }
 
 func closeChannels(cs []*channel) (err error) {
+	for _, c := range cs[:min(len(cs), maxWorkers)] {
+		c.buf.Free()
+	}
 	for _, c := range cs {
 		if e := c.close(); err == nil {
 			err = e
@@ -194,16 +201,20 @@ func run(ctx context.Context, cs []*channel, produce func(emit func(job) error) 
 	defer cancel(nil)
 	jobs := make(chan job, len(cs))
 	var wg sync.WaitGroup
-	for _, c := range cs {
+	for k := range min(len(cs), maxWorkers) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
+			at := k // of the channels k, k+maxWorkers, ..., which take turns
 			for j := range jobs {
 				if ctx.Err() != nil {
 					continue // drain, so that the producer never blocks
 				}
-				if err := do(ctx, c, j); err != nil {
+				if err := do(ctx, cs[at], j); err != nil {
 					cancel(err)
+				}
+				if at += maxWorkers; at >= len(cs) {
+					at = k
 				}
 			}
 		}()

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,8 +37,8 @@ func TestResources(t *testing.T) {
 			do(t, err)
 			before := populated(t, v)
 			image := filepath.Join(directory(t), "image")
-			for _, engine := range []string{"ramjet", "qemu"} {
-				o, peak := measured(t, "save", "--qmp", v.QMP, "--json", "--force", "--engine="+engine, image)
+			for n, engine := range []string{"ramjet", "ramjet", "qemu"} {
+				o, peak := measured(t, "save", "--qmp", v.QMP, "--json", "--force", "--engine="+engine, fmt.Sprint("--channels=", []int{4, 255, 2}[n]), image)
 				if engine == "ramjet" {
 					left(t, v, allocated, before)
 				}
@@ -50,9 +51,11 @@ func TestResources(t *testing.T) {
 				sparse(t, image, &r)
 			}
 			do(t, v.Kill())
-			for _, mode := range []string{"eager", "instant"} {
-				restoreSmall(t, v, image, mode)
-			}
+			restoreSmall(t, v, image, "--mode=instant").Kill()
+			restoreSmall(t, v, image, "--mode=eager").Kill()
+			g := restoreSmall(t, v, image, "--mode=eager", "--channels=255")
+			do(t, g.Cont())
+			whole(t, g)
 		})
 	}
 }
@@ -86,22 +89,19 @@ func sparse(t *testing.T, image string, r *snapshot.SaveResult) {
 	}
 }
 
-func restoreSmall(t *testing.T, v *vm.VM, image, mode string) {
+func restoreSmall(t *testing.T, v *vm.VM, image string, flags ...string) *vm.VM {
 	t.Helper()
 	dir := directory(t)
-	args := append([]string{"restore", "--detach", "--json", "--mode", mode, image, "--", v.Program}, v.ArgsIn(dir)...)
-	o, peak := measured(t, args...)
+	args := append([]string{"restore", "--detach", "--json", image}, flags...)
+	o, peak := measured(t, append(append(args, "--", v.Program), v.ArgsIn(dir)...)...)
 	var r snapshot.RestoreResult
 	do(t, json.Unmarshal([]byte(o.out), &r))
 	t.Cleanup(func() { kill(r.PID) })
-	t.Logf("%s: loaded after %.3f s, %d MiB resident", mode, r.RunningSeconds, peak>>20)
+	t.Logf("%s: loaded after %.3f s, %d MiB resident", strings.Join(flags, " "), r.RunningSeconds, peak>>20)
 	if peak > mostResident {
-		t.Errorf("the %s restore took %d MiB of memory", mode, peak>>20)
+		t.Errorf("the restore %q took %d MiB of memory", flags, peak>>20)
 	}
-	g := sleeping(t, dir)
-	do(t, g.Cont())
-	whole(t, g)
-	g.Kill()
+	return sleeping(t, dir)
 }
 
 // measured runs ramjet, which has to succeed, and returns the most memory that its processes had resident together, in bytes.
