@@ -29,12 +29,12 @@ type Guardian struct {
 
 // Orders tell a guardian what to do if we die now.
 type Orders struct {
-	Cont   bool      `json:"cont,omitempty"`   // the VM was running: let it go on
-	Cancel bool      `json:"cancel,omitempty"` // QEMU migrates on our behalf: cancel that first
-	Sets   []int64   `json:"sets,omitempty"`   // descriptor sets to remove
-	Files  []string  `json:"files,omitempty"`  // unfinished files to remove
-	Undo   []Command `json:"undo,omitempty"`   // of what we set in the VM
-	Leave  bool      `json:"leave,omitempty"`  // all is well: end
+	Cont  bool      `json:"cont,omitempty"`  // the VM was running: let it go on
+	Hurry []Command `json:"hurry,omitempty"` // QEMU migrates on our behalf: this brings it to its end (Migration.Hurry)
+	Sets  []int64   `json:"sets,omitempty"`  // descriptor sets to remove
+	Files []string  `json:"files,omitempty"` // unfinished files to remove
+	Undo  []Command `json:"undo,omitempty"`  // of what we set in the VM
+	Leave bool      `json:"leave,omitempty"` // all is well: end
 }
 
 const guardianName = "ramjet-guardian"
@@ -146,11 +146,14 @@ type lastMonitor struct {
 // go on when it wakes up.
 const patience = 10 * time.Minute
 
+// converge is how long a migration whose owner is dead may go on while the guest runs.
+const converge = 10 * time.Second
+
 func (m *lastMonitor) rescue(o Orders) {
 	deadline := time.Now().Add(patience)
 	_ = m.f.SetDeadline(deadline)
-	if o.Cancel {
-		m.execute("migrate_cancel", nil)
+	for _, c := range o.Hurry {
+		m.execute(c.Execute, c.Arguments)
 	}
 	// Much is refused while a cancelled migration is still being cleaned up.
 	insist := func(c Command) {
@@ -161,16 +164,26 @@ func (m *lastMonitor) rescue(o Orders) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
-	if o.Cont {
-		insist(Command{Execute: "cont"})
+	cont := func() {
+		if o.Cont {
+			insist(Command{Execute: "cont"})
+		}
 	}
-	if o.Cancel {
+	cont()
+	if len(o.Hurry) > 0 {
+		// A migration that goes on while the guest runs stops it at its end, and may not come to one if the guest is busy.
+		began, slow := time.Now(), true
 		for time.Now().Before(deadline) {
 			if instances, err := m.execute("query-yank", nil); err != nil || !migrating(instances) {
 				break
 			}
+			if slow && o.Cont && time.Since(began) > converge {
+				slow = false
+				m.execute("stop", nil)
+			}
 			time.Sleep(time.Millisecond)
 		}
+		cont()
 	}
 	for _, c := range o.Undo {
 		insist(c)

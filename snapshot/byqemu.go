@@ -65,6 +65,10 @@ func (s *save) passTarget(ctx context.Context, set int64) error {
 
 func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	how := qemu.Migration{Channels: s.channels(), Direct: s.io.Direct, MaxBandwidth: s.MaxBandwidth}
+	if s.Live {
+		// Only what has no channels can be cancelled, and one that goes on while the guest does need not end.
+		s.withoutChannels(&how)
+	}
 	if err := s.roomForQEMU(&how); err != nil {
 		return err
 	}
@@ -80,9 +84,9 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 			s.pause.deaf = true // it takes no settings now; the guardian waits longer
 			return
 		}
-		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.migrates(nil))
+		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.migrates(nil, nil))
 	}()
-	if err := s.pause.migrates(undo); err != nil {
+	if err := s.pause.migrates(how.Hurry(), undo); err != nil {
 		return err
 	}
 	if err := s.vm.Execute(ctx, change); err != nil {
@@ -96,7 +100,7 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 		return err
 	}
 	s.Progress.phase("QEMU saves memory")
-	if err := s.vm.Migrate(ctx, fmt.Sprintf("file:/dev/fdset/%d", set), s.observe); err != nil {
+	if err := s.vm.Migrate(ctx, how, fmt.Sprintf("file:/dev/fdset/%d", set), s.observe); err != nil {
 		return err
 	}
 	s.result.SaveSeconds = time.Since(s.began).Seconds()
@@ -127,10 +131,15 @@ func (s *save) roomForQEMU(how *qemu.Migration) error {
 	}
 	if free := int64(fs.Bavail) * fs.Bsize; free < need {
 		s.log("%d bytes are free and up to %d needed: QEMU writes without channels and direct I/O, slowly", free, need)
-		how.Channels, how.Direct = 0, false
-		s.result.Channels, s.result.IO = 1, "buffered"
+		s.withoutChannels(how)
 	}
 	return nil
+}
+
+// withoutChannels leaves all to QEMU's one thread; it writes through the page cache then.
+func (s *save) withoutChannels(how *qemu.Migration) {
+	how.Channels, how.Direct = 0, false
+	s.result.Channels, s.result.IO = 1, "buffered"
 }
 
 // observe takes QEMU's own figures over. A live migration that does not get ahead of the guest is brought to its end

@@ -60,11 +60,11 @@ func (p *pause) order(sets ...int64) error {
 	return p.tell()
 }
 
-// migrates has the guardian cancel QEMU's migration, if we die, and undo what was set for it; nothing with no undo.
-func (p *pause) migrates(undo []qemu.Command) error {
+// migrates has the guardian bring QEMU's migration to its end, if we die, and undo what was set for it; nothing without either.
+func (p *pause) migrates(hurry, undo []qemu.Command) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.orders.Cancel, p.orders.Undo = undo != nil, undo
+	p.orders.Hurry, p.orders.Undo = hurry, undo
 	return p.tell()
 }
 

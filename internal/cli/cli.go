@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -40,6 +41,9 @@ type app struct {
 
 	logFormat logFormat
 	command   string // the one that runs, for the log
+
+	// guarded: what runs can be ended at any time, even within a write that hangs, and its guardian sees to the VM.
+	guarded atomic.Bool
 }
 
 // errInterrupted ends a command that was asked to stop by a signal.
@@ -59,11 +63,17 @@ func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
+	a := &app{out: out, err: stderr}
 	go func() {
 		<-signals
 		cancel(errInterrupted)
+		for range signals {
+			if a.guarded.Load() {
+				fmt.Fprintln(stderr, "ramjet: interrupted again: the guardian process does the rest")
+				os.Exit(exitInterrupted)
+			}
+		}
 	}()
-	a := &app{out: out, err: stderr}
 	root := a.root()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -45,6 +45,7 @@ takes both files.`,
 			}
 			o.Image, o.Log = args[0], a.log
 			done := a.show(&o.Progress)
+			a.guarded.Store(true)
 			r, err := snapshot.Save(c.Context(), o)
 			done()
 			if err != nil {
