@@ -98,6 +98,9 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 
 // refusedThere tells whether QEMU would not migrate now whatever it was asked, and so has to say why.
 func (p *Proxy) refusedThere(ctx context.Context) bool {
+	if status, err := p.vm.Status(ctx); err == nil && status == "postmigrate" {
+		return true // of a migration that QEMU did
+	}
 	var no *qemu.Refusal
 	return errors.As(p.vm.Migratable(ctx), &no)
 }
