@@ -24,7 +24,6 @@ import (
 // after that any, but those in their order: a journal does not reorder.
 type diary struct {
 	mu    sync.Mutex
-	inode map[int]uint64 // by descriptor
 	steps []step
 }
 

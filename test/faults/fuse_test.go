@@ -96,6 +96,7 @@ func fuseDisk(t *testing.T, r *rules) (dir string) {
 	under := t.TempDir()
 	do(t, syscall.Stat(under, &st))
 	root := &fs.LoopbackRoot{Path: under, Dev: uint64(st.Dev)}
+	//lint:ignore SA1019 the one node type here needs no wrapping of children
 	root.NewNode = func(root *fs.LoopbackRoot, _ *fs.Inode, _ string, _ *syscall.Stat_t) fs.InodeEmbedder {
 		return &node{fs.LoopbackNode{RootData: root}, r}
 	}
