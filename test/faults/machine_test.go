@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,13 +59,25 @@ func newMachine(t *testing.T, backend string) *machine {
 	return m
 }
 
-// startQEMU starts a QEMU that ends with the test.
+// startQEMU starts a QEMU that ends with the test, however that ends: the kernel sends the signal at the death of the thread
+// that started it, so that thread waits as long as QEMU lives.
 func startQEMU(t *testing.T, args ...string) (pid int) {
 	t.Helper()
-	p, err := os.StartProcess(lookPath(t), append([]string{"qemu", "-accel", vm.Accelerator()}, args...), &os.ProcAttr{Files: []*os.File{nil, nil, os.Stderr}})
-	do(t, err)
-	t.Cleanup(func() { p.Kill(); p.Wait() })
-	return p.Pid
+	c := exec.Command(lookPath(t), append([]string{"-accel", vm.Accelerator()}, args...)...)
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, ended := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread()
+		defer close(ended)
+		err := c.Start()
+		started <- err
+		if err == nil {
+			c.Wait()
+		}
+	}()
+	do(t, <-started)
+	t.Cleanup(func() { c.Process.Kill(); <-ended })
+	return c.Process.Pid
 }
 
 func attachBare(t *testing.T, pid int, socket string) *bare {
