@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/seal"
 )
@@ -113,9 +114,10 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 // besidesPages is more than what headers, bitmaps and devices take, in bytes.
 const besidesPages = 64 << 20
 
-// roomForQEMU sees to it that QEMU's writes do not fail, because that may be the end of the VM: a failed write of a multifd
-// channel can crash QEMU (seen on 10.0.2: a fault in the main thread, now and then), and a file beyond RLIMIT_FSIZE is
-// a signal that ends it. Where the disk might fill up QEMU gets no channels: what writes alone fails cleanly.
+// roomForQEMU sees to it that QEMU survives the save. Its multifd channels can be the end of it (seen on 10.0.2: faults now and then
+// when a write fails, and once in some eighty times when the migration is cancelled, as it is when we
+// are interrupted or killed); what writes alone fails and ends cleanly. So QEMU gets channels, and direct I/O, which it has only
+// with them, where the user asks for that, and where all of the memory fits. A file beyond RLIMIT_FSIZE is a signal that ends it.
 func (s *save) roomForQEMU(how *qemu.Migration) error {
 	need := int64(besidesPages)
 	for _, b := range s.vm.Blocks {
@@ -129,8 +131,9 @@ func (s *save) roomForQEMU(how *qemu.Migration) error {
 	if err := unix.Fstatfs(int(s.target.file.Fd()), &fs); err != nil {
 		return fmt.Errorf("cannot tell how much room is in %s: %w", s.Image, err)
 	}
-	if free := int64(fs.Bavail) * fs.Bsize; free < need {
-		s.log("%d bytes are free and up to %d needed: QEMU writes without channels and direct I/O, slowly", free, need)
+	free, asked := int64(fs.Bavail)*fs.Bsize, s.Channels > 0 || s.Direct == directio.On
+	if free < need || !asked {
+		s.log("QEMU writes without channels and direct I/O, slowly: %d bytes are free and up to %d needed; --channels or --direct-io=on given: %v", free, need, asked)
 		s.withoutChannels(how)
 	}
 	return nil
