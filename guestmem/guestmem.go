@@ -35,7 +35,7 @@ type Memory interface {
 	Size() int64
 
 	// Populated yields in rising order the parts of within that may hold
-	// something other than zeros; all else is zero, and was not read. It stops after
+	// something other than zeros, neighbours in one piece or several; all else is zero, and was not read. It stops after
 	// the first error.
 	Populated(within Range) iter.Seq2[Range, error]
 

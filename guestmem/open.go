@@ -67,10 +67,10 @@ func fromFile(f *os.File, offset, size int64) (Memory, error) {
 		f.Close()
 		return nil, err
 	}
-	return &shared{f: f, offset: offset, size: size, huge: hugePages(f)}, nil
+	return &shared{f: f, offset: offset, size: size, huge: onFileSystem(f, unix.HUGETLBFS_MAGIC), tmpfs: onFileSystem(f, unix.TMPFS_MAGIC)}, nil
 }
 
-func hugePages(f *os.File) bool {
+func onFileSystem(f *os.File, magic int64) bool {
 	var st unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &st) == nil && st.Type == unix.HUGETLBFS_MAGIC
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && int64(st.Type) == magic
 }

@@ -100,7 +100,7 @@ func newPrivateFile(pid int, addr uint64, size int64, f *os.File, b Backing) (*p
 
 // Populated joins what the file holds with what the process has written over its holes.
 func (p *privateFile) Populated(within Range) iter.Seq2[Range, error] {
-	return union(dataRanges(p.f, p.backing.Offset, within), p.Changed(within))
+	return union(dataRanges(p.f, p.backing.Offset, within, false), p.Changed(within))
 }
 
 func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {

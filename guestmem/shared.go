@@ -20,6 +20,7 @@ type shared struct {
 	f            *os.File
 	offset, size int64
 	huge         bool // on hugetlbfs
+	tmpfs        bool // or a memfd, which is the same
 }
 
 func (s *shared) Size() int64 { return s.size }
@@ -29,7 +30,7 @@ func (s *shared) Populated(within Range) iter.Seq2[Range, error] {
 	if s.huge {
 		return func(yield func(Range, error) bool) { yield(within, nil) }
 	}
-	return dataRanges(s.f, s.offset, within)
+	return dataRanges(s.f, s.offset, within, s.tmpfs)
 }
 
 func (s *shared) Read(p []byte, off int64) error {
@@ -94,8 +95,8 @@ func readFile(f *os.File, p []byte, at int64) error {
 }
 
 // dataRanges yields what of within is not a hole in the file, widened to pages, as lseek(2) SEEK_DATA tells. A file
-// system that cannot tell calls everything data.
-func dataRanges(f *os.File, offset int64, within Range) iter.Seq2[Range, error] {
+// system that cannot tell calls everything data. Of a file on tmpfs what is in memory is all there is.
+func dataRanges(f *os.File, offset int64, within Range, tmpfs bool) iter.Seq2[Range, error] {
 	return func(yield func(Range, error) bool) {
 		fd, end := int(f.Fd()), offset+within.End
 		for at := offset + within.Start; at < end; {
@@ -105,7 +106,7 @@ func dataRanges(f *os.File, offset int64, within Range) iter.Seq2[Range, error] 
 			}
 			var hole int64
 			if err == nil {
-				hole, err = seek(fd, data, unix.SEEK_HOLE)
+				hole, err = dataEnd(fd, data, min(end, data+longest), tmpfs)
 			}
 			if err != nil {
 				yield(Range{}, fmt.Errorf("cannot tell data from holes in %s: %w", f.Name(), err))
@@ -118,6 +119,34 @@ func dataRanges(f *os.File, offset int64, within Range) iter.Seq2[Range, error] 
 			at = offset + r.End
 		}
 	}
+}
+
+// window is how far dataEnd looks at a time, and longest how far at most, in bytes.
+const (
+	window  = 4 << 20
+	longest = 64 << 20
+)
+
+// dataEnd returns an offset behind data up to which there is no hole; where it can, not beyond end. SEEK_HOLE alone would tell,
+// but goes on to the first hole wherever that is, page by page: in a guest that uses all its memory that takes longer than
+// anybody should wait for the first pages. So on tmpfs the pages of a window are counted first (cachestat(2), Linux 6.5).
+func dataEnd(fd int, data, end int64, tmpfs bool) (int64, error) {
+	if end-data <= PageSize {
+		return end, nil
+	}
+	at := data
+	for tmpfs && at < end {
+		next := min((at/window+1)*window, end)
+		first, last := pageDown(at), pageUp(next)
+		if n, err := calls.Resident(fd, first, last-first); err != nil || n < last-first {
+			break
+		}
+		at = next
+	}
+	if at > data {
+		return at, nil
+	}
+	return seek(fd, data, unix.SEEK_HOLE)
 }
 
 func seek(fd int, off int64, whence int) (int64, error) {

@@ -11,12 +11,13 @@ import (
 // Calls are the system calls through which guest memory is looked at, read and written, as a seam: a test
 // replaces some of them to fail, to shorten or to delay, and so sees what the rest of Ramjet makes of it.
 type Calls struct {
-	ReadVM  func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_readv(2)
-	WriteVM func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_writev(2)
-	Pread   func(fd int, p []byte, off int64) (int, error)
-	Pwrite  func(fd int, p []byte, off int64) (int, error)
-	Seek    func(fd int, off int64, whence int) (int64, error)
-	Scan    func(fd int, arg unsafe.Pointer) (int, error) // ioctl(PAGEMAP_SCAN)
+	ReadVM   func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_readv(2)
+	WriteVM  func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error) // process_vm_writev(2)
+	Pread    func(fd int, p []byte, off int64) (int, error)
+	Pwrite   func(fd int, p []byte, off int64) (int, error)
+	Seek     func(fd int, off int64, whence int) (int64, error)
+	Resident func(fd int, off, n int64) (int64, error)     // bytes in the page cache: cachestat(2)
+	Scan     func(fd int, arg unsafe.Pointer) (int, error) // ioctl(PAGEMAP_SCAN)
 }
 
 var calls = Calls{
@@ -25,6 +26,11 @@ var calls = Calls{
 	Pread:   unix.Pread,
 	Pwrite:  unix.Pwrite,
 	Seek:    unix.Seek,
+	Resident: func(fd int, off, n int64) (int64, error) {
+		var c unix.Cachestat_t
+		err := unix.Cachestat(uint(fd), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &c, 0)
+		return int64(c.Cache) * PageSize, err
+	},
 	Scan: func(fd int, arg unsafe.Pointer) (int, error) {
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), pagemapScan, uintptr(arg))
 		if errno != 0 {

@@ -58,11 +58,14 @@ func (b Bitmap) CountRange(first, end int64) int64 {
 func mask(first, n int64) uint64 { return ^uint64(0) >> (64 - n) << first }
 
 // Runs yields the maximal runs [start, end) of set pages among the first pages pages, in order.
-func (b Bitmap) Runs(pages int64) iter.Seq2[int64, int64] {
+func (b Bitmap) Runs(pages int64) iter.Seq2[int64, int64] { return b.RunsIn(0, pages) }
+
+// RunsIn yields the maximal runs [start, end) of set pages among the pages first to last-1, in order.
+func (b Bitmap) RunsIn(first, last int64) iter.Seq2[int64, int64] {
 	return func(yield func(start, end int64) bool) {
-		for at := int64(0); at < pages; {
-			start := min(b.next(at, 0), pages)
-			end := min(b.next(start, ^uint64(0)), pages)
+		for at := first; at < last; {
+			start := min(b.next(at, 0), last)
+			end := min(b.next(start, ^uint64(0)), last)
 			if start == end || !yield(start, end) {
 				return
 			}

@@ -46,8 +46,9 @@ const (
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255
 
-// DefaultChannels keeps a fast disk's queue filled from two cores; more gained nothing where it was measured.
-const DefaultChannels = 4
+// DefaultChannels keep a fast disk's queue filled while two cores read and sum: eight took 3 to 5% less time than four where it
+// was measured, and sixteen no less than eight.
+const DefaultChannels = 8
 
 // Params are the knobs of a transfer.
 type Params struct {
@@ -108,7 +109,7 @@ type job struct {
 }
 
 // maxWorkers bounds how many stretches are under way at a time, and so this process's memory, however many channels there are.
-const maxWorkers = 6
+const maxWorkers = 8
 
 // channel is one way to the image with what belongs to it alone.
 type channel struct {

@@ -31,9 +31,10 @@ type Save struct {
 	Stored   []mappedram.Bitmap // the result: which pages of each block are in the image
 	Progress Progress
 
-	written []mappedram.Bitmap // pages that are in the file, by the last Run
-	again   bool
-	limit   limiter
+	written  []mappedram.Bitmap // pages that are in the file, by the last Run
+	again    bool
+	reserved [][]guestmem.Range // of each block, by Reserve
+	limit    limiter
 }
 
 // Run does it. The image's page areas must be holes before the first: a page that is zero is not

@@ -184,11 +184,14 @@ func (t *transfer) prepare(live bool) (err error) {
 	t.mu.Lock()
 	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
 	t.mu.Unlock()
-	return nil
+	return t.engine.Reserve(t.file)
 }
 
 // complete writes all but the pages and the first bytes, and makes it durable.
 func (t *transfer) complete(sections []byte) error {
+	if err := t.engine.Release(t.file); err != nil {
+		return err
+	}
 	if err := t.layout.WriteHeaders(t.file); err != nil {
 		return err
 	}

@@ -210,8 +210,14 @@ func (i *importing) write(ctx context.Context) (id seal.ID, err error) {
 	defer s.Sums.Close()
 	i.Progress.phase("importing")
 	stop := i.Progress.follow(&s.Progress)
-	err = s.Run(ctx)
+	err = s.Reserve(w)
+	if err == nil {
+		err = s.Run(ctx)
+	}
 	stop()
+	if err == nil {
+		err = s.Release(w)
+	}
 	if err != nil {
 		return id, err
 	}

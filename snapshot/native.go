@@ -55,7 +55,8 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 		defer cancel()
 		return state.Close(ctx, s.vm)
 	}
-	if n.Live {
+	err = n.newEngine()
+	if err == nil && n.Live {
 		err = n.live(ctx)
 	}
 	if err == nil {
@@ -177,7 +178,7 @@ func (n *native) newEngine() error {
 		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth, Small: 64 << 10},
 		Sums:   migration.NewSums(f, n.layout.Blocks),
 	}
-	return nil
+	return n.engine.Reserve(n.target.file)
 }
 
 // complete writes all but the pages, when the guest runs again.
@@ -185,6 +186,9 @@ func (n *native) complete() (id seal.ID, err error) {
 	defer lap(&n.result.Times.Complete)()
 	n.divide()
 	w := n.target.file
+	if err := n.engine.Release(w); err != nil {
+		return id, err
+	}
 	if err := n.layout.WriteHeaders(w); err != nil {
 		return id, err
 	}

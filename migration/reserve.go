@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package migration
+
+import (
+	"iter"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/guestmem"
+)
+
+// Reserve asks for room in the image's file for the memory that exists now, where that makes direct writes faster
+// (directio.File.WantsRoom). It is a hint: memory may change before Run, so the guest need not stand still yet; of each stretch
+// only its two ends are looked at; and where there is no room Run goes without, since not all that exists needs to
+// be stored. Blocks with a base are left out: of them hardly anything is.
+func (s *Save) Reserve(f *directio.File) error {
+	if !s.Params.Direct || s.again || !f.WantsRoom() {
+		return nil
+	}
+	s.reserved = make([][]guestmem.Range, len(s.Memory))
+	for i := range s.Memory {
+		if s.Base != nil && s.Base[i] != nil {
+			continue
+		}
+		for r, err := range s.existing(i) {
+			if err != nil {
+				return err
+			}
+			s.reserved[i] = append(s.reserved[i], r)
+			if f.Reserve(s.Layout.Blocks[i].PagesOffset+r.Start, r.Len()) != nil {
+				// As much as was found is given back. Where even that cannot be done it is room lost, and nothing else.
+				_ = s.release(f, func(_ int, r guestmem.Range, free func(start, end int64) error) error { return free(r.Start, r.End) })
+				s.reserved = nil
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
+// existing yields runs of whole stretches of a block, both ends of which exist.
+func (s *Save) existing(block int) iter.Seq2[guestmem.Range, error] {
+	m := s.Memory[block]
+	return func(yield func(guestmem.Range, error) bool) {
+		var run guestmem.Range
+		for at := int64(0); at+stretch <= m.Size(); at += stretch {
+			first, err := exists(m, at)
+			last := false
+			if err == nil && first {
+				last, err = exists(m, at+stretch-guestmem.PageSize)
+			}
+			switch {
+			case err != nil:
+				yield(run, err)
+				return
+			case last && at == run.End && run.Len() > 0:
+				run.End += stretch
+			case last:
+				if run.Len() > 0 && !yield(run, nil) {
+					return
+				}
+				run = guestmem.Range{Start: at, End: at + stretch}
+			}
+		}
+		if run.Len() > 0 {
+			yield(run, nil)
+		}
+	}
+}
+
+// exists tells whether there is a page at off.
+func exists(m guestmem.Memory, off int64) (bool, error) {
+	for _, err := range m.Populated(guestmem.Range{Start: off, End: off + guestmem.PageSize}) {
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// Release gives the room back that Reserve took and no Run used: to be called after the last one.
+func (s *Save) Release(f *directio.File) error {
+	return s.release(f, func(block int, r guestmem.Range, free func(start, end int64) error) error {
+		start := r.Start
+		for first, end := range s.written[block].RunsIn(r.Start/guestmem.PageSize, r.End/guestmem.PageSize) {
+			if err := free(start, first*guestmem.PageSize); err != nil {
+				return err
+			}
+			start = end * guestmem.PageSize
+		}
+		return free(start, r.End)
+	})
+}
+
+// release frees of each reserved range what which says.
+func (s *Save) release(f *directio.File, which func(block int, r guestmem.Range, free func(start, end int64) error) error) error {
+	for i, ranges := range s.reserved {
+		free := func(start, end int64) error {
+			if start == end {
+				return nil
+			}
+			return f.Punch(s.Layout.Blocks[i].PagesOffset+start, end-start)
+		}
+		for _, r := range ranges {
+			if err := which(i, r, free); err != nil {
+				return err
+			}
+		}
+	}
+	s.reserved = nil
+	return nil
+}
