@@ -94,8 +94,11 @@ func parseRAMBlock(line string) (b RAMBlock, err error) {
 	}
 	// The name is what stands before the page size, "4 KiB".
 	size := strings.LastIndex(line, " "+f[n-6]+" ")
+	if size < 0 { // apart by something else than spaces
+		return b, bad
+	}
 	unit := strings.LastIndex(line[:size], f[n-7])
-	if size < 0 || unit < 0 {
+	if unit < 0 {
 		return b, bad
 	}
 	return RAMBlock{Name: strings.TrimSpace(line[:unit]), Used: int64(used), Addr: v[2]}, nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -181,6 +182,8 @@ func TestAppendJSON(t *testing.T) {
 	}
 }
 
+var minusZero = regexp.MustCompile(`-0([^.0-9]|$)`)
+
 // FuzzParser: any input gives the same in any pieces, and what is taken is valid
 // JSON, in ASCII, and the parser's own output means the same to it.
 func FuzzParser(f *testing.F) {
@@ -203,6 +206,9 @@ func FuzzParser(f *testing.F) {
 				if c < 0x20 || c > 0x7e {
 					t.Fatalf("not ASCII: %q", s)
 				}
+			}
+			if minusZero.MatchString(s) {
+				continue // -0.0 is written as -0 (%.17g, as QEMU does), which is read as the integer
 			}
 			if again := parse(s+" ", 1<<20); len(again) != 1 || again[0] != s {
 				t.Fatalf("%q was read back as %q", s, again)
