@@ -42,7 +42,7 @@ GUEST = $$($(GO) list ./test/... | grep -v '/test/guest$$')
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
 
-.PHONY: build package install deb setup demo test unit bench conformance soak fuzz lint clean
+.PHONY: build package install deb setup demo test unit bench scale conformance soak fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ramjet ./cmd/ramjet
@@ -82,6 +82,10 @@ unit:
 
 bench: build setup
 	bin/ramjet bench
+
+# What docs/scale.md stands on: half an hour, as root.
+scale: build setup
+	$(GO) run ./test/scale
 
 conformance: setup
 	RAMJET_NEED_QEMU=1 $(GO) test -v -count=1 -timeout 15m -run 'QEMU|Conformance' $(UNIT) $(GUEST)
