@@ -186,9 +186,6 @@ func (n *native) complete() (id seal.ID, err error) {
 	defer lap(&n.result.Times.Complete)()
 	n.divide()
 	w := n.target.file
-	if err := n.engine.Release(w); err != nil {
-		return id, err
-	}
 	if err := n.layout.WriteHeaders(w); err != nil {
 		return id, err
 	}
@@ -208,7 +205,7 @@ func (n *native) complete() (id seal.ID, err error) {
 		return id, err
 	}
 	n.result.SaveSeconds = time.Since(n.began).Seconds()
-	return id, nil
+	return id, n.engine.Release(w)
 }
 
 // divide says what the channels did of the time for memory.
