@@ -229,7 +229,15 @@ func TestExportDamaged(t *testing.T) {
 		if f == ExportRaw {
 			o.Block = "pc.ram"
 		}
-		if _, err := Export(context.Background(), o); !errors.Is(err, mappedram.ErrDamaged) {
+		_, err := Export(context.Background(), o)
+		if err == nil && f == ExportFlat {
+			// Where files can share extents nobody looks at the pages. The new image has the old one's sums.
+			if _, err := verified(t, o.Out); !errors.Is(err, mappedram.ErrDamaged) {
+				t.Errorf("verify of the flat image: %v", err)
+			}
+			continue
+		}
+		if !errors.Is(err, mappedram.ErrDamaged) {
 			t.Errorf("%s: %v", f, err)
 		}
 		if entries, err := os.ReadDir(filepath.Dir(o.Out)); err != nil || len(entries) != 0 {
