@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,10 +12,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
-	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
 // raw exports memory as QEMU itself writes it.
@@ -64,22 +61,7 @@ func (i *images) imported(t *testing.T) {
 	if !d.Same {
 		t.Errorf("after export and import: %+v", d)
 	}
-	dir := t.TempDir()
-	args := append([]string{"restore", "--detach", image, "--json", "--", i.v.Program}, i.v.ArgsIn(dir)...)
-	if o := ramjet(t, args...); o.status != 0 {
-		t.Fatal(o.err)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	v, err := vm.Connect(ctx, vm.SerialIn(dir), vm.QMPIn(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Kill()
-	if err := v.Cont(); err != nil {
-		t.Fatal(err)
-	}
-	if got := whole(t, v); got.Sum != i.sum {
+	if got := whole(t, i.goesOn(t, image)); got.Sum != i.sum {
 		t.Errorf("memory is %v, was %x", got, i.sum)
 	}
 	refused(t, 1, []string{"image.json"}, "import", i.dir, image+"2")

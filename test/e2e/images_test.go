@@ -290,8 +290,15 @@ func (i *images) libvirt(t *testing.T) {
 	if o := ramjet(t, "inspect", image); !strings.Contains(o.out, `format sparse, domain "guest & co"`) {
 		t.Errorf("inspect says %s", o.out)
 	}
+	whole(t, i.goesOn(t, image, "--mode", "eager"))
+}
+
+// goesOn restores an image in which the VM stood still and lets it go on.
+func (i *images) goesOn(t *testing.T, image string, flags ...string) *vm.VM {
+	t.Helper()
 	dir := t.TempDir()
-	args := append([]string{"restore", "--detach", "--mode", "eager", image, "--json", "--", i.v.Program}, i.v.ArgsIn(dir)...)
+	args := append([]string{"restore", "--detach", image, "--json"}, flags...)
+	args = append(append(args, "--", i.v.Program), i.v.ArgsIn(dir)...)
 	if o := ramjet(t, args...); o.status != 0 {
 		t.Fatal(o.err)
 	}
@@ -301,11 +308,11 @@ func (i *images) libvirt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer v.Kill()
+	t.Cleanup(func() { v.Kill() })
 	if err := v.Cont(); err != nil {
 		t.Fatal(err)
 	}
-	whole(t, v)
+	return v
 }
 
 // saveByQEMU has QEMU write an image, without ramjet.
