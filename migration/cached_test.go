@@ -73,6 +73,10 @@ func TestLoadCached(t *testing.T) {
 			t.Errorf("cached %v: %d bytes from the page cache, want %d", cached, n, expect)
 		}
 	}
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &fs) == nil && fs.Type == unix.BTRFS_SUPER_MAGIC {
+		return // which reads through the page cache what it has sums of, direct or not
+	}
 	if n, err := directio.Resident(f, 0, 0); err != nil || n > size/2 {
 		t.Errorf("%d bytes are cached afterwards, %v; want %d", n, err, size/2)
 	}
