@@ -29,7 +29,8 @@ type DeviceField struct {
 	Type string `json:"type"`
 	Size int64  `json:"size"`
 	// Value is written as QEMU's analyze-migration.py does: integers in hexadecimal, with the decimal in parentheses if
-	// negative; true and false; nullptr; everything else as bytes. Elements of an array are separated by commas.
+	// negative; true and false; nullptr; everything else as bytes. Elements of an array are separated by commas. Of more than 4096
+	// bytes the first 4096 are shown, and "...".
 	Value string `json:"value"`
 }
 
@@ -73,36 +74,30 @@ func deviceState(image *openedImage) ([]Device, error) {
 		}
 		for v := range s.State.Values() {
 			devices[i].Fields = append(devices[i].Fields, DeviceField{
-				v.Path, v.Type, v.Size, fieldValue(v.Type, payload[v.Offset:v.Offset+v.Size]),
+				v.Path, v.Type, v.Size, fieldValue(v.Type, payload[v.Offset:v.Offset+v.Size], v.Count),
 			})
 		}
 	}
 	return devices, nil
 }
 
-// fieldValue writes the bytes of a field by its type (QEMU migration/vmstate-types.c).
-func fieldValue(typ string, b []byte) string {
-	size, signed, le, ok := integer(typ)
-	switch {
-	case typ == "nullptr" && len(b) == 1:
-		return "nullptr"
-	case typ == "bool":
-		size, ok = 1, true
-	case typ == "capability" && len(b) > 0 && int(b[0]) == len(b)-1:
+// fieldValue writes the bytes of a field, or of the count equal elements of an array, by its type (QEMU migration/vmstate-types.c).
+func fieldValue(typ string, b []byte, count int64) string {
+	if typ == "capability" && len(b) > 0 && int(b[0]) == len(b)-1 {
 		return strconv.Quote(string(b[1:]))
+	}
+	size, write := element(typ)
+	if size == 0 || len(b)%size != 0 {
+		size, write = len(b)/int(max(1, count)), spaced
 	}
 	more := len(b) > maxShownValue
 	b = b[:min(len(b), maxShownValue)]
-	if !ok || len(b) == 0 || len(b)%size != 0 {
-		return spaced(b, more)
-	}
 	var values []string
-	for ; len(b) > 0; b = b[size:] {
-		switch e := b[:size]; {
-		case typ == "bool":
-			values = append(values, strconv.FormatBool(e[0] != 0))
-		default:
-			values = append(values, number(e, signed, le))
+	for len(b) > 0 {
+		n := min(size, len(b))
+		values = append(values, write(b[:n]))
+		if b = b[n:]; n < size {
+			return strings.Join(values, ", ") + " ..." // within an element
 		}
 	}
 	if more {
@@ -111,31 +106,39 @@ func fieldValue(typ string, b []byte) string {
 	return strings.Join(values, ", ")
 }
 
-// integer reads the name of an integer's type: "uint16", "int32 equal", "int32 le".
-func integer(typ string) (size int, signed, le, ok bool) {
-	name, kind, _ := strings.Cut(typ, " ")
+// element says how many bytes a value of a type has, and how to write it; 0 for a type of any size.
+func element(typ string) (size int, write func([]byte) string) {
+	size, signed, ok := integer(typ)
+	switch {
+	case ok:
+		return size, func(b []byte) string { return number(b, signed) }
+	case typ == "bool":
+		return 1, func(b []byte) string { return strconv.FormatBool(b[0] != 0) }
+	case typ == "nullptr":
+		return 1, func([]byte) string { return "nullptr" }
+	}
+	return 0, nil
+}
+
+// integer reads the name of an integer's type: "uint16", and with what QEMU checks when it loads it, "int32 equal", "int32 le"
+// (less or equal). All are big-endian in the stream.
+func integer(typ string) (size int, signed, ok bool) {
+	name, _, _ := strings.Cut(typ, " ")
 	bits, isUnsigned := strings.CutPrefix(name, "uint")
 	if !isUnsigned {
 		if bits, ok = strings.CutPrefix(name, "int"); !ok {
-			return 0, false, false, false
+			return 0, false, false
 		}
 	}
 	switch bits {
 	case "8", "16", "32", "64":
 		n, _ := strconv.Atoi(bits)
-		return n / 8, !isUnsigned, kind == "le", true
+		return n / 8, !isUnsigned, true
 	}
-	return 0, false, false, false
+	return 0, false, false
 }
 
-func number(b []byte, signed, le bool) string {
-	if le {
-		r := make([]byte, len(b))
-		for i := range b {
-			r[len(b)-1-i] = b[i]
-		}
-		b = r
-	}
+func number(b []byte, signed bool) string {
 	s := "0x" + hex.EncodeToString(b)
 	if signed && b[0]&0x80 != 0 {
 		v := new(big.Int).SetBytes(b)
@@ -145,16 +148,14 @@ func number(b []byte, signed, le bool) string {
 	return s
 }
 
-func spaced(b []byte, more bool) string {
-	s := make([]byte, 0, 3*len(b)+3)
+// spaced writes bytes in hexadecimal.
+func spaced(b []byte) string {
+	s := make([]byte, 0, 3*len(b))
 	for i, c := range b {
 		if i > 0 {
 			s = append(s, ' ')
 		}
 		s = hex.AppendEncode(s, []byte{c})
-	}
-	if more {
-		s = append(s, " ..."...)
 	}
 	return string(s)
 }

@@ -120,25 +120,34 @@ func TestForeignFiles(t *testing.T) {
 }
 
 func TestFieldValue(t *testing.T) {
-	for _, c := range []struct{ typ, bytes, want string }{
-		{"uint32", "\x00\x00\x01\x02", "0x00000102"},
-		{"int32", "\xff\xff\xff\xfe", "0xfffffffe (-2)"},
-		{"int64 equal", "\x80\x00\x00\x00\x00\x00\x00\x00", "0x8000000000000000 (-9223372036854775808)"},
-		{"uint8", "\x01\x02", "0x01, 0x02"},
-		{"int32 le", "\x02\x01\x00\x00", "0x00000102"},
-		{"bool", "\x01\x00", "true, false"},
-		{"nullptr", "0", "nullptr"},
-		{"buffer", "\x01\xff", "01 ff"},
-		{"uint32", "\x01", "01"},
-		{"capability", "\x0amapped-ram", `"mapped-ram"`},
-		{"uint128", "\x01", "01"},
-		{"int", "", ""},
+	for _, c := range []struct {
+		typ, bytes, want string
+		count            int64
+	}{
+		{"uint32", "\x00\x00\x01\x02", "0x00000102", 0},
+		{"int32", "\xff\xff\xff\xfe", "0xfffffffe (-2)", 0},
+		{"int64 equal", "\x80\x00\x00\x00\x00\x00\x00\x00", "0x8000000000000000 (-9223372036854775808)", 0},
+		{"uint8", "\x01\x02", "0x01, 0x02", 0},
+		{"int32 le", "\x00\x00\x01\x02", "0x00000102", 0},
+		{"bool", "\x01\x00", "true, false", 0},
+		{"nullptr", "0", "nullptr", 0},
+		{"nullptr", "00", "nullptr, nullptr", 2},
+		{"buffer", "\x01\xff\x02\x03", "01 ff, 02 03", 2},
+		{"buffer", "", "", 2},
+		{"buffer", "\x01\xff", "01 ff", 0},
+		{"uint32", "\x01", "01", 0},
+		{"capability", "\x0amapped-ram", `"mapped-ram"`, 0},
+		{"uint128", "\x01", "01", 0},
+		{"int", "", "", 0},
 	} {
-		if got := fieldValue(c.typ, []byte(c.bytes)); got != c.want {
+		if got := fieldValue(c.typ, []byte(c.bytes), c.count); got != c.want {
 			t.Errorf("%s %x: %q, want %q", c.typ, c.bytes, got, c.want)
 		}
 	}
-	if got := fieldValue("uint8", make([]byte, maxShownValue+1)); !strings.HasSuffix(got, "0x00, ...") {
+	if got := fieldValue("uint8", make([]byte, maxShownValue+1), maxShownValue+1); !strings.HasSuffix(got, "0x00, ...") {
 		t.Errorf("a long array ends %q", got[len(got)-20:])
+	}
+	if got := fieldValue("buffer", make([]byte, maxShownValue+1), 0); !strings.HasSuffix(got, "00 00 ...") {
+		t.Errorf("a long buffer ends %q", got[len(got)-20:])
 	}
 }

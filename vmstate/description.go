@@ -34,7 +34,7 @@ type Field struct {
 	Size int64 `json:"size"`
 	// ArrayLen is the number of equal elements that one entry stands for; 0 means one.
 	ArrayLen int64 `json:"array_len"`
-	// Index numbers the elements of an array whose elements have an entry each.
+	// Index numbers the elements of an array whose elements have an entry each; QEMU 10 leaves out that of the last.
 	Index *int64 `json:"index"`
 	// Struct describes the inside of a field whose type is "struct".
 	Struct *State `json:"struct"`
@@ -163,38 +163,50 @@ type Value struct {
 	Type   string
 	Offset int64 // in the payload
 	Size   int64
+	Count  int64 // of equal elements in Size; 0 for what is no array
 }
 
 // Values yields every field that is no structure, with its place in the payload, in the stream's order. An array that
 // the description compresses yields one value over all its elements, except that of structures: there each element is
-// walked. A structure whose fields do not add up to its size yields one value.
+// walked. A structure whose fields do not add up to its size yields one value. Several entries of one name are an array, numbered
+// as they come: so does QEMU's analyze-migration.py, and the indices in the description are not complete.
 func (s *State) Values() iter.Seq[Value] {
 	return func(yield func(Value) bool) { s.walk("", 0, yield) }
 }
 
+func element(n int64) string { return "[" + strconv.FormatInt(n, 10) + "]" }
+
 func (s *State) walk(prefix string, at int64, yield func(Value) bool) bool {
+	var n int64 // elements of this array so far
 	for i := range s.Fields {
 		f := &s.Fields[i]
 		name := prefix + f.Name
-		if f.Index != nil {
-			name += "[" + strconv.FormatInt(*f.Index, 10) + "]"
+		if i == 0 || s.Fields[i-1].Name != f.Name {
+			n = 0
 		}
+		// Of one array in several entries.
+		several := f.Index != nil || n > 0 || i+1 < len(s.Fields) && s.Fields[i+1].Name == f.Name
 		if f.Struct == nil || f.Size == 0 || f.Struct.Length() != f.Size {
 			total := f.Size * max(1, f.ArrayLen)
-			if !yield(Value{name, f.Type, at, total}) {
+			if several {
+				name += element(n)
+			}
+			if !yield(Value{name, f.Type, at, total, f.ArrayLen}) {
 				return false
 			}
+			n += max(1, f.ArrayLen)
 			at += total
 			continue
 		}
-		for k := int64(0); k < max(1, f.ArrayLen); k++ {
-			element := name
-			if f.ArrayLen > 0 {
-				element += "[" + strconv.FormatInt(k, 10) + "]"
+		for range max(1, f.ArrayLen) {
+			inner := name
+			if several || f.ArrayLen > 0 {
+				inner += element(n)
 			}
-			if !f.Struct.walk(element+".", at, yield) {
+			if !f.Struct.walk(inner+".", at, yield) {
 				return false
 			}
+			n++
 			at += f.Size
 		}
 	}

@@ -18,7 +18,7 @@ const described = `{"configuration": {"vmsd_name": "configuration", "version": 1
  {"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": [
    {"name": "regs", "array_len": 3, "type": "uint16", "size": 2},
    {"name": "q", "index": 0, "type": "struct", "struct": {"vmsd_name": "q", "version": 1, "fields": [{"name": "len", "type": "uint8", "size": 1}]}, "size": 1},
-   {"name": "q", "index": 1, "type": "struct", "struct": {"vmsd_name": "q", "version": 1, "fields": [{"name": "len", "type": "uint8", "size": 1}]}, "size": 1},
+   {"name": "q", "type": "struct", "struct": {"vmsd_name": "q", "version": 1, "fields": [{"name": "len", "type": "uint8", "size": 1}]}, "size": 1},
    {"name": "pair", "array_len": 2, "type": "struct", "struct": {"vmsd_name": "p", "version": 1, "fields": [
       {"name": "a", "type": "uint8", "size": 1}, {"name": "b", "type": "uint16", "size": 2}]}, "size": 3},
    {"name": "odd", "type": "struct", "struct": {"vmsd_name": "o", "version": 1, "fields": []}, "size": 23}],
