@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 
@@ -243,7 +244,11 @@ func (in *incoming) copyBlock(f, main *os.File, layout *mappedram.Layout, i int)
 	for first, end := range stored.Runs(from.Pages()) {
 		buf := make([]byte, (end-first)*from.PageSize) // settled at most
 		at := first * from.PageSize
-		if _, err := main.ReadAt(buf, from.PagesOffset+at); err != nil {
+		_, err := main.ReadAt(buf, from.PagesOffset+at)
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("the image ends within its pages at %d: %w", from.PagesOffset+at, io.ErrUnexpectedEOF)
+		}
+		if err != nil {
 			return err
 		}
 		if _, err := f.WriteAt(buf, to.PagesOffset+at); err != nil {

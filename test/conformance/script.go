@@ -102,8 +102,9 @@ type player struct {
 	normal        normal
 	files         map[string]*os.File
 	flags         map[string]string
-	before        int // descriptors
+	before        [2]int // descriptors
 	gone          bool
+	ends          bool // it was told to, or hung up
 	paths         bool
 }
 
@@ -147,7 +148,7 @@ func (p *player) restart(incoming bool) (err error) {
 		p.client.conn.Close()
 		p.server.stop()
 	}
-	p.gone, p.normal.fds = false, nil
+	p.gone, p.ends, p.normal.fds = false, false, nil
 	for _, name := range []string{"monitor", "qemu"} {
 		os.Remove(filepath.Join(p.dir, name))
 	}
@@ -194,7 +195,7 @@ const monitorGone = "(the connection ends)"
 // answered turns what a server said into an answer.
 func (p *player) answered(m map[string]any, err error) (string, error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		p.gone = true
+		p.gone, p.ends = true, true
 		return monitorGone, nil
 	}
 	if err != nil {
@@ -203,7 +204,7 @@ func (p *player) answered(m map[string]any, err error) (string, error) {
 	answer := p.normal.answer(m)
 	if strings.Contains(answer, "monitor connection closed") {
 		// The last words of a monitor whose QEMU has ended.
-		p.gone = true
+		p.gone, p.ends = true, true
 		return monitorGone, nil
 	}
 	return answer, nil
@@ -222,7 +223,9 @@ func (p *player) step(text string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return p.answered(p.client.execute(word, rest, files...))
+	answer, err := p.answered(p.client.execute(word, rest, files...))
+	p.ends = p.ends || word == "quit" && answer == "{}"
+	return answer, err
 }
 
 // passed splits off the descriptors behind " < ".

@@ -21,8 +21,8 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// memory is the guest's, in bytes.
-const memory = 8 << 20
+// memory is the guest's, in bytes: more than a front passes to QEMU within the stream (package proxy, settled).
+const memory = 12 << 20
 
 // Kinds of server.
 const (
@@ -41,7 +41,7 @@ type server struct {
 	dir    string
 }
 
-// start starts a server whose guest is 8 MiB of memory called m0. incoming has it wait for a migration; paths lets it open
+// start starts a server whose guest is 12 MiB of memory called m0. incoming has it wait for a migration; paths lets it open
 // files by their names.
 func start(kind, program, dir string, incoming, paths bool) (*server, error) {
 	s := &server{kind: kind, dir: dir, socket: filepath.Join(dir, "monitor"), ended: make(chan struct{})}
@@ -132,11 +132,11 @@ func (s *server) dial() (*client, string, error) {
 	return cl, greeting, err
 }
 
-// fate tells how the server's process is.
-func (s *server) fate() string {
+// fate tells how the server's process is, after that time at the latest.
+func (s *server) fate(wait time.Duration) string {
 	select {
 	case <-s.ended:
-	case <-time.After(100 * time.Millisecond):
+	case <-time.After(wait):
 		return "running"
 	}
 	st := s.child.ProcessState
@@ -189,13 +189,12 @@ func (s *server) guestMemory() (*os.File, error) {
 	return nil, fmt.Errorf("no memory in %s", dir)
 }
 
-// descriptors counts the open descriptors of all processes of the server.
-func (s *server) descriptors() int {
-	n := 0
-	for _, c := range []*exec.Cmd{s.child, s.qemu} {
+// descriptors counts the open descriptors of each process of the server.
+func (s *server) descriptors() (n [2]int) {
+	for i, c := range []*exec.Cmd{s.child, s.qemu} {
 		if c != nil {
 			entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", c.Process.Pid))
-			n += len(entries)
+			n[i] = len(entries)
 		}
 	}
 	return n
