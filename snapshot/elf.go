@@ -88,7 +88,7 @@ type cpuState struct {
 	segments   [6]cpuSegment // es cs ss ds fs gs
 	tables     [4]cpuSegment // ldt tr gdt idt
 	control    [5]uint64     // cr0 to cr4; cr1 is none
-	kernelBase uint64        // kernel_gs_base; 0 if not known
+	kernelBase uint64        // kernel_gs_base
 }
 
 type cpuSegment struct {
@@ -108,12 +108,15 @@ type cpuSegment struct {
 //	356  4       ldt tr gdt idt, as those
 //	436  u32 u64 u64   sysenter
 //	456  u64     cr0, cr2, cr3, cr4
+//	488  8 u64   debug registers, then i32 a20_mask, u32 mxcsr, 16 16-byte xmm registers
+//	816  u64     efer, star, lstar, cstar, fmask, kernel_gs_base
 const (
-	cpuSection  = "cpu"
-	cpuVersion  = 12
-	cpuSegments = 236
-	cpuControl  = 456
-	cpuKnown    = 488 // bytes
+	cpuSection    = "cpu"
+	cpuVersion    = 12
+	cpuSegments   = 236
+	cpuControl    = 456
+	cpuKernelBase = 856
+	cpuKnown      = 864 // bytes
 )
 
 // cpuStates finds the processors in the device state; none if it is of a form that is not known.
@@ -127,7 +130,7 @@ func cpuStates(image *openedImage) ([]cpuState, error) {
 	}
 	var d *vmstate.Description
 	if text, err := image.Description(); err == nil && text != nil {
-		d, _ = vmstate.ParseDescription(text) // without it all but one register is found
+		d, _ = vmstate.ParseDescription(text) // it only helps to tell where sections end
 	}
 	list, err := vmstate.Sections(sections, d)
 	if err != nil {
@@ -139,15 +142,7 @@ func cpuStates(image *openedImage) ([]cpuState, error) {
 		if s.Name != cpuSection || s.Version != cpuVersion || len(payload) < cpuKnown {
 			continue
 		}
-		c := parseCPU(payload)
-		if s.State != nil {
-			for v := range s.State.Values() {
-				if v.Path == "env.kernelgsbase" && v.Size == 8 {
-					c.kernelBase = binary.BigEndian.Uint64(payload[v.Offset:])
-				}
-			}
-		}
-		cpus = append(cpus, c)
+		cpus = append(cpus, parseCPU(payload))
 	}
 	return cpus, nil
 }
@@ -171,6 +166,7 @@ func parseCPU(b []byte) (c cpuState) {
 	for i, at := range map[int]int{0: 0, 2: 8, 3: 16, 4: 24} {
 		c.control[i] = be.Uint64(b[cpuControl+at:])
 	}
+	c.kernelBase = be.Uint64(b[cpuKernelBase:])
 	return c
 }
 

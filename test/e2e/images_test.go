@@ -25,7 +25,7 @@ import (
 
 // TestImages looks at images of one guest in every way that a user can.
 func TestImages(t *testing.T) {
-	v := vm.Run(t, vm.Config{Memory: "256M", Backend: vm.Memfd, Fill: 40, ExtraArgs: []string{"-object", "secret,id=s0,data=hunter2"}})
+	v := vm.Run(t, vm.Config{Memory: "256M", Backend: vm.Memfd, Fill: 40, ExtraArgs: []string{"-device", "VGA", "-object", "secret,id=s0,data=hunter2"}})
 	i := &images{v: v, dir: t.TempDir()}
 	i.image = filepath.Join(i.dir, "image")
 	i.sum = whole(t, v).Sum
