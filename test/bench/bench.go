@@ -11,11 +11,17 @@ package bench
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/test/vm"
+)
+
+// QuickMemory, and QuickFill in MiB, make a guest that shows in less than a minute that every row can still be measured. What it says
+// of speed is worth little.
+const (
+	QuickMemory = "1G"
+	QuickFill   = 256
 )
 
 // Config says what to measure.
@@ -34,9 +40,10 @@ type Sample struct {
 	Pause   float64 `json:"pause,omitempty"`   // guest not running
 	Total   float64 `json:"total"`             // until the last byte was handed to the kernel, or read; for instant restore until the guest runs
 	Durable float64 `json:"durable,omitempty"` // until published and synced
-	Bytes   int64   `json:"bytes"`             // page data moved
+	Bytes   int64   `json:"bytes"`             // page data stored, or read; 0 for a restore that only maps it
 	CPU     float64 `json:"cpu"`               // processor seconds of whoever did the work
 	Memory  int64   `json:"memory,omitempty"`  // peak resident size of a program of its own
+	Pss     int64   `json:"pss,omitempty"`     // of one clone: its own memory and its share of what it shares
 	Cache   int64   `json:"cache"`             // of the image in the page cache afterwards
 }
 
@@ -48,15 +55,26 @@ func (s Sample) Rate() float64 {
 	return float64(s.Bytes) / s.Total
 }
 
+// Work is processor seconds for each GiB moved.
+func (s Sample) Work() float64 {
+	if s.Bytes == 0 {
+		return 0
+	}
+	return s.CPU / (float64(s.Bytes) / (1 << 30))
+}
+
+// measure makes one sample.
+type measure func(context.Context, *bench) (Sample, error)
+
 // Row is one thing measured.
 type Row struct {
 	Name    string   `json:"name"`
-	Group   string   `json:"group"` // save, load: rows that compare
+	Group   string   `json:"group"` // rows of one group compare, see reference
 	What    string   `json:"what"`
 	Samples []Sample `json:"samples"`
 	Error   string   `json:"error,omitempty"` // why there are no more samples
 
-	run func(context.Context, *bench) (Sample, error)
+	run measure
 }
 
 // Report is a whole run.
@@ -65,15 +83,8 @@ type Report struct {
 	Machine map[string]string `json:"machine"`
 	Config  map[string]string `json:"config"`
 	Rows    []*Row            `json:"rows"`
-}
-
-// bench is a run under way. Its guests come and go with the rows that need them.
-type bench struct {
-	Config
-	image  string // what is written, and removed before it is written again
-	stored int64  // page bytes of a save, which is what the plain loop writes too
-	used   map[vm.Backend]*vm.VM
-	sizes  map[string]*vm.VM
+	Ratios  []Ratio           `json:"ratios"`  // of rows, and what they have to be
+	Seconds float64           `json:"seconds"` // the run took
 }
 
 // Run measures all rows.
@@ -81,17 +92,16 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := vm.Available(); err != nil {
 		return nil, fmt.Errorf("no guest can be started to measure with: %w", err)
 	}
-	dir, err := os.MkdirTemp(c.Dir, "ramjet-bench-")
+	began := time.Now()
+	b, err := newBench(c)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	b := &bench{Config: c, image: filepath.Join(dir, "image"), used: map[vm.Backend]*vm.VM{}, sizes: map[string]*vm.VM{}}
-	defer b.killAll()
-	r := &Report{Date: time.Now().UTC(), Machine: machine(dir), Config: map[string]string{
+	defer b.close()
+	r := &Report{Date: began.UTC(), Machine: machine(b.dir), Config: map[string]string{
 		"memory": c.Memory, "fill": fmt.Sprintf("%d MiB", c.Fill), "rounds": fmt.Sprint(c.Rounds),
 	}}
-	for _, row := range rows() {
+	for _, row := range b.rows() {
 		if c.wants(row.Name) {
 			r.Rows = append(r.Rows, row)
 		}
@@ -99,30 +109,40 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := b.measureStored(ctx); err != nil {
 		return nil, err
 	}
-	for round := range c.Rounds {
-		for _, row := range r.Rows {
-			if row.Error != "" {
-				continue
-			}
-			b.log("round %d of %d: %s", round+1, c.Rounds, row.Name)
-			s, err := row.run(ctx, b)
-			if ctx.Err() != nil {
-				return r, context.Cause(ctx)
-			}
-			if err != nil {
-				row.Error = err.Error()
-				b.log("%s: %v", row.Name, err)
-				continue
-			}
-			row.Samples = append(row.Samples, s)
+	for b.round = 1; b.round <= c.Rounds; b.round++ {
+		if err := b.measure(ctx, r.Rows); err != nil {
+			return r, err
 		}
 	}
+	r.Ratios, r.Seconds = r.ratios(), time.Since(began).Seconds()
 	return r, nil
+}
+
+// measure makes one round.
+func (b *bench) measure(ctx context.Context, rows []*Row) error {
+	for _, row := range rows {
+		if row.Error != "" {
+			continue
+		}
+		began := time.Now()
+		s, err := row.run(ctx, b)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		b.log("round %d of %d: %s: %.3f s, %.1f s with all that it takes to measure", b.round, b.Rounds, row.Name, s.Total, time.Since(began).Seconds())
+		if err != nil {
+			row.Error = err.Error()
+			b.log("%s: %v", row.Name, err)
+			continue
+		}
+		row.Samples = append(row.Samples, s)
+	}
+	return nil
 }
 
 func (c Config) wants(name string) bool {
 	for _, o := range c.Only {
-		if len(name) >= len(o) && name[:len(o)] == o {
+		if strings.HasPrefix(name, o) {
 			return true
 		}
 	}
@@ -133,44 +153,4 @@ func (b *bench) log(format string, args ...any) {
 	if b.Log != nil {
 		b.Log(fmt.Sprintf(format, args...))
 	}
-}
-
-// fresh starts a guest that nobody has saved yet.
-func (b *bench) fresh(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
-	return vm.Start(ctx, vm.Config{Memory: b.Memory, Fill: b.Fill, Backend: backend})
-}
-
-// guest is one that has been saved before, kept from round to round.
-func (b *bench) guest(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
-	if v := b.used[backend]; v != nil {
-		return v, nil
-	}
-	v, err := b.fresh(ctx, backend)
-	if err != nil {
-		return nil, err
-	}
-	b.used[backend] = v
-	return v, nil
-}
-
-func (b *bench) killAll() {
-	for _, v := range b.used {
-		v.Kill()
-	}
-	for _, v := range b.sizes {
-		v.Kill()
-	}
-}
-
-// measureStored learns how many bytes a save of such a guest stores.
-func (b *bench) measureStored(ctx context.Context) error {
-	v, err := b.guest(ctx, vm.Memfd)
-	if err != nil {
-		return err
-	}
-	r, _, err := b.ramjetSave(ctx, v)
-	if err == nil {
-		b.stored = r.BytesStored
-	}
-	return err
 }

@@ -103,10 +103,10 @@ func resume(ctx context.Context, c *qmp.Client) (err error) {
 	return err
 }
 
-// qemuLoad measures QEMU's own load of an image that is not in the page cache, until the guest runs.
-func qemuLoad(channels int) func(context.Context, *bench) (Sample, error) {
+// qemuLoad measures QEMU's own load until the guest runs.
+func qemuLoad(channels int, direct, inCache bool) measure {
 	return func(ctx context.Context, b *bench) (s Sample, err error) {
-		v, err := b.loadable(ctx, vm.Anonymous)
+		l, err := b.load(ctx, vm.Anonymous, inCache)
 		if err != nil {
 			return s, err
 		}
@@ -115,32 +115,39 @@ func qemuLoad(channels int) func(context.Context, *bench) (Sample, error) {
 			return s, err
 		}
 		defer os.RemoveAll(dir)
+		settle()
 		began := time.Now()
-		q := exec.CommandContext(ctx, v.Program, append(v.ArgsIn(dir), "-incoming", "defer")...)
+		q := exec.CommandContext(ctx, l.v.Program, append(l.v.ArgsIn(dir), "-incoming", "defer")...)
 		if err := q.Start(); err != nil {
 			return s, err
 		}
 		defer func() { q.Process.Kill(); q.Wait() }()
-		c, err := dialNew(ctx, filepath.Join(dir, filepath.Base(v.QMP)))
-		if err != nil {
+		if err := incoming(ctx, filepath.Join(dir, filepath.Base(l.v.QMP)), l.image, channels, direct); err != nil {
 			return s, err
 		}
-		defer c.Close()
-		if err := setMigration(ctx, c, channels, true); err != nil {
-			return s, err
-		}
-		events, stop := c.Subscribe("MIGRATION")
-		defer stop()
-		if err := c.Execute(ctx, "migrate-incoming", map[string]any{"uri": "file:" + b.image}, nil); err != nil {
-			return s, err
-		}
-		if _, err := migrated(ctx, c, events); err != nil {
-			return s, err
-		}
-		s.Total, s.CPU, s.Bytes = time.Since(began).Seconds(), processCPU(q.Process.Pid), b.stored
-		s.Cache, err = cached(b.image)
+		s.Total, s.CPU, s.Bytes = time.Since(began).Seconds(), processCPU(q.Process.Pid), l.stored
+		s.Cache, err = cached(l.image)
 		return s, err
 	}
+}
+
+// incoming has a QEMU that was just started load an image.
+func incoming(ctx context.Context, socket, image string, channels int, direct bool) error {
+	c, err := dialNew(ctx, socket)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := setMigration(ctx, c, channels, direct); err != nil {
+		return err
+	}
+	events, stop := c.Subscribe("MIGRATION")
+	defer stop()
+	if err := c.Execute(ctx, "migrate-incoming", map[string]any{"uri": "file:" + image}, nil); err != nil {
+		return err
+	}
+	_, err = migrated(ctx, c, events)
+	return err
 }
 
 // dialNew connects as soon as a QEMU that was just started listens.

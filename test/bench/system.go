@@ -3,6 +3,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,17 +68,65 @@ func cached(path string) (int64, error) {
 	return directio.Resident(f, 0, 0)
 }
 
-// evict takes a file out of the page cache.
+// evict takes a file out of the page cache, and makes sure that it is out. It tries for a while: what ramjet-prefetch read for a VM that was
+// killed a moment ago may still be under way.
 func evict(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := f.Sync(); err != nil {
+	st, err := f.Stat()
+	if err == nil {
+		err = f.Sync()
+	}
+	if err != nil {
 		return err
 	}
-	return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	var left int64
+	for range 100 {
+		if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+			return err
+		}
+		if left, err = directio.Resident(f, 0, 0); err != nil || left <= st.Size()/200 {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return fmt.Errorf("%d bytes of the image stay in the page cache: nothing cold can be measured", left)
+}
+
+// warm brings the data of a file into the page cache, and makes sure that it stays there. It leaves the holes out.
+func warm(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, 1<<20)
+	var data int64
+	for at := int64(0); ; {
+		start, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if err == unix.ENXIO {
+			break // no more
+		}
+		if err != nil {
+			return err
+		}
+		if at, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		data += at - start
+		for ; start < at; start += int64(len(buf)) {
+			if _, err := f.ReadAt(buf[:min(int64(len(buf)), at-start)], start); err != nil {
+				return err
+			}
+		}
+	}
+	if n, err := directio.Resident(f, 0, 0); err != nil || n < data {
+		return errors.Join(err, fmt.Errorf("only %d of %d bytes of the image stay in the page cache: nothing warm can be measured", n, data))
+	}
+	return nil
 }
 
 // machine describes where the figures come from.
