@@ -364,3 +364,55 @@ func TestShortFile(t *testing.T) {
 		t.Error("what was cut off can be read")
 	}
 }
+
+// TestByDescriptor reads memory of each kind through descriptors that were opened before, and in no other way.
+func TestByDescriptor(t *testing.T) {
+	each(t, func(t *testing.T, g *guest, m Memory) {
+		if _, file := m.(*shared); ByProcess(m) == file {
+			t.Errorf("by process: %v", !file)
+		}
+		if err := ByDescriptor(m); err != nil {
+			t.Fatal(err)
+		}
+		defer Inject(func(c *Calls) {
+			c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
+		})()
+		scribble(g, 60)
+		got := make([]byte, pages*PageSize)
+		if err := m.Read(got, 0); err != nil {
+			t.Fatal(err)
+		}
+		for i, seed := range g.seeds {
+			if !bytes.Equal(got[i*PageSize:(i+1)*PageSize], pattern(i, seed)) {
+				t.Fatalf("page %d is not of seed %d", i, seed)
+			}
+		}
+		if c, ok := m.(Changed); ok {
+			ranges := collect(t, c.Changed(Range{End: m.Size()}), Range{End: m.Size()})
+			for i := range ranges {
+				ranges[i].End = ranges[i].Start + PageSize
+			}
+			p := make([]byte, len(ranges)*PageSize)
+			if err := c.ReadChanged(p, ranges); err != nil {
+				t.Fatal(err)
+			}
+			for i, r := range ranges {
+				k := int(r.Start / PageSize)
+				if !bytes.Equal(p[i*PageSize:(i+1)*PageSize], pattern(k, g.seeds[k])) {
+					t.Fatalf("changed page %d is not of seed %d", k, g.seeds[k])
+				}
+			}
+		}
+		if m.Read(got[:PageSize], m.Size()) == nil {
+			t.Error("what is behind it can be read")
+		}
+		if ByProcess(m) {
+			unix.Kill(g.pid, unix.SIGKILL)
+			for deadline := time.Now().Add(5 * time.Second); m.Read(got[:PageSize], 0) == nil; {
+				if time.Now().After(deadline) {
+					t.Fatal("the memory of a process that has ended can be read")
+				}
+			}
+		}
+	})
+}

@@ -63,8 +63,8 @@ type pmScanArg struct {
 // pageRegion is struct page_region.
 type pageRegion struct{ start, end, _ uint64 }
 
-// pagemapScan is _IOWR('f', 16, struct pm_scan_arg).
-const pagemapScan = 3<<30 | unsafe.Sizeof(pmScanArg{})<<16 | 'f'<<8 | 16
+// PagemapScan is the number of the ioctl: _IOWR('f', 16, struct pm_scan_arg).
+const PagemapScan = 3<<30 | unsafe.Sizeof(pmScanArg{})<<16 | 'f'<<8 | 16
 
 // pages yields, as offsets from addr, the pages of [addr+r.Start, addr+r.End) that are in w.
 func (p *pagemap) pages(addr uint64, r Range, w want) iter.Seq2[Range, error] {

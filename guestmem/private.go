@@ -17,6 +17,7 @@ type private struct {
 	addr  uint64
 	size  int64
 	pages *pagemap
+	mem   *os.File // /proc/PID/mem, if it is read that way (ByDescriptor)
 }
 
 func newPrivate(pid int, addr uint64, size int64) (*private, error) {
@@ -42,6 +43,9 @@ func (p *private) Populated(within Range) iter.Seq2[Range, error] {
 }
 
 func (p *private) Read(buf []byte, off int64) error {
+	if p.mem != nil {
+		return p.pread(buf, off)
+	}
 	return p.transfer("read", calls.ReadVM, buf, off)
 }
 
@@ -75,7 +79,33 @@ func (p *private) transfer(verb string, call vmCall, buf []byte, off int64) erro
 	return nil
 }
 
-func (p *private) Close() error { return p.pages.Close() }
+// byDescriptor opens /proc/PID/mem. The kernel asks for permission when it is opened, and no more when it is read (mem_open).
+func (p *private) byDescriptor() (err error) {
+	p.mem, err = os.Open(fmt.Sprintf("/proc/%d/mem", p.pid))
+	return permission(p.pid, err)
+}
+
+// pread is Read from /proc/PID/mem.
+func (p *private) pread(buf []byte, off int64) error {
+	if err := checkRange(buf, off, p.size); err != nil {
+		return err
+	}
+	n, err := transfer(calls.Pread, int(p.mem.Fd()), buf, int64(p.addr)+off)
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot read the memory of process %d at %#x: %w", p.pid, p.addr+uint64(off)+uint64(n), err)
+	case n < len(buf):
+		return fmt.Errorf("the process %d is gone", p.pid)
+	}
+	return nil
+}
+
+func (p *private) Close() error {
+	if p.mem != nil {
+		return errors.Join(p.pages.Close(), p.mem.Close())
+	}
+	return p.pages.Close()
+}
 
 // privateFile is a copy-on-write mapping of a file in another process.
 type privateFile struct {
@@ -127,9 +157,12 @@ func (p *privateFile) ReadChanged(buf []byte, ranges []Range) error {
 		}
 		local := []unix.Iovec{{Base: &buf[0]}}
 		local[0].SetLen(total)
-		n, err := calls.ReadVM(p.pid, local, remote, 0)
-		if err != nil {
-			n = 0
+		n := 0
+		if p.mem == nil {
+			var err error
+			if n, err = calls.ReadVM(p.pid, local, remote, 0); err != nil {
+				n = 0
+			}
 		}
 		at := 0
 		for _, r := range batch {

@@ -32,7 +32,7 @@ var calls = Calls{
 		return int64(c.Cache) * PageSize, err
 	},
 	Scan: func(fd int, arg unsafe.Pointer) (int, error) {
-		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), pagemapScan, uintptr(arg))
+		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), PagemapScan, uintptr(arg))
 		if errno != 0 {
 			return 0, errno
 		}

@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,9 @@ type VM struct {
 	MachineType string // versioned, as in the stream: pc-q35-10.0
 	Blocks      []RAMBlock
 	CommandLine CommandLine
+
+	cmdline *os.File // /proc/PID/cmdline
+	gone    bool     // when this was closed
 }
 
 // CommandLine is how a QEMU was started (proc_pid_cmdline(5)).
@@ -63,7 +67,7 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 func AttachMonitor(ctx context.Context, monitor *qmp.Client, socket string, pid int) (*VM, error) {
 	vm := &VM{Monitor: monitor, Socket: socket, PID: pid}
 	if err := vm.learn(ctx); err != nil {
-		monitor.Close()
+		vm.Close()
 		return nil, err
 	}
 	return vm, nil
@@ -78,6 +82,8 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
 		return err
 	}
+	// A descriptor tells of its end even where /proc is out of reach by then (package sandbox).
+	vm.cmdline, _ = os.Open(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
 	if vm.MachineType, err = machineType(ctx, vm.Monitor); err != nil {
 		return err
 	}
@@ -110,14 +116,24 @@ func (vm *VM) NeedsVersion(major, minor int, something string) error {
 	return hopeless("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
 }
 
-// Gone tells whether the VM's process has ended, reaped or not.
+// Gone tells whether the VM's process has ended, reaped or not. A process without memory has an empty command line.
 func (vm *VM) Gone() bool {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
-	return errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || err == nil && len(b) == 0
+	var b [1]byte
+	n, err := vm.cmdline.ReadAt(b[:], 0)
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrInvalid) {
+		var text []byte
+		text, err = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
+		n = len(text)
+	}
+	return vm.gone || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || (err == nil || err == io.EOF) && n == 0
 }
 
 // Close lets the monitor go.
-func (vm *VM) Close() error { return vm.Monitor.Close() }
+func (vm *VM) Close() error {
+	vm.gone = vm.Gone()
+	vm.cmdline.Close() // nil, too
+	return vm.Monitor.Close()
+}
 
 func readCommandLine(pid int) (c CommandLine, err error) {
 	proc := fmt.Sprintf("/proc/%d", pid)

@@ -27,6 +27,9 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 	if err == nil {
 		err = s.passTarget(ctx, set)
 	}
+	if err == nil {
+		err = s.confineByQEMU()
+	}
 	if err != nil {
 		return id, err
 	}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -107,10 +106,12 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 			return err
 		}
 	}
+	confined := n.confineFiles()
 	n.Progress.phase("saving device state")
 	stated := lap(&n.result.Times.DeviceState)
 	n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.state())
 	stated()
+	confined()
 	if err != nil {
 		return err
 	}
@@ -166,7 +167,7 @@ func (n *native) newEngine() error {
 	if err != nil {
 		return err
 	}
-	f, err := scratch(filepath.Dir(n.Image))
+	f, err := n.takeScratch()
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,9 @@ type SaveOptions struct {
 	Force         bool   // replace an existing image
 	Live          bool   // copy memory while the guest runs, pause it only for what has changed since
 	Base          string // write only what differs from this image; empty: a whole image
+	// Confine gives up, for the whole process and for good, what the save does not need once it is attached. For a program that
+	// does nothing else.
+	Confine bool
 
 	Progress *Progress      // optional
 	Log      func(s string) // optional: what is decided, for people
@@ -98,6 +101,7 @@ type save struct {
 	target *target
 	io     directio.Decision
 	pause  *pause
+	spare  *os.File // see takeScratch
 	result *SaveResult
 }
 
@@ -179,6 +183,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	}
 	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
 	s.pause, err = newPause(ctx, s.vm, s.target.files())
+	if err == nil {
+		s.confineCalls()
+	}
 	return err
 }
 
@@ -302,6 +309,7 @@ func (s *save) close() error {
 	if s.target != nil {
 		s.target.Discard()
 	}
+	s.spare.Close() // nil too
 	if s.base != nil {
 		s.base.file.Close()
 	}

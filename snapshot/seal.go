@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -149,7 +148,7 @@ func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
 	}
 	s.Progress.phase("reading pages")
 	params := migration.Params{Channels: s.Channels, Direct: io.Direct}
-	stored, sums, err := sumImage(ctx, s.image, reopen, params, filepath.Dir(s.Image), s.Progress)
+	stored, sums, err := sumImage(ctx, s.image, reopen, params, beside(s.Image), s.Progress)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
+	"os"
 	"slices"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -51,7 +51,7 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 		return id, err
 	}
 	params := migration.Params{Channels: s.Channels, Direct: s.io.Direct}
-	stored, sums, err := sumImage(ctx, image, s.target, params, filepath.Dir(s.Image), s.Progress)
+	stored, sums, err := sumImage(ctx, image, s.target, params, s.takeScratch, s.Progress)
 	if err != nil {
 		return id, err
 	}
@@ -114,9 +114,9 @@ func describe(m *seal.Metadata, image *mappedram.Image, stored []mappedram.Bitma
 	return err
 }
 
-// sumImage reads all stored pages of an image and returns which they are and their sums, kept in a scratch file in dir.
-func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, params migration.Params, dir string, p *Progress) (stored []mappedram.Bitmap, sums *migration.Sums, err error) {
-	f, err := scratch(dir)
+// sumImage reads all stored pages of an image and returns which they are and their sums, kept in a file that scratch makes.
+func sumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, params migration.Params, scratch func() (*os.File, error), p *Progress) (stored []mappedram.Bitmap, sums *migration.Sums, err error) {
+	f, err := scratch()
 	if err != nil {
 		return nil, nil, err
 	}

@@ -66,7 +66,7 @@ func TestLostPages(t *testing.T) {
 			return i.page(block, page)
 		}
 		image := opened(t, hole.write(t))
-		stored, sums, err := sumImage(context.Background(), image.Image, directio.Path(image.path), migration.Params{}, t.TempDir(), nil)
+		stored, sums, err := sumImage(context.Background(), image.Image, directio.Path(image.path), migration.Params{}, beside(image.path), nil)
 		check(t, err)
 		defer sums.Close()
 		err = lostPages(image.Image, stored, sums)

@@ -166,3 +166,8 @@ func scratch(dir string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), "page sums"), nil
 }
+
+// beside makes a scratch file beside another file.
+func beside(path string) func() (*os.File, error) {
+	return func() (*os.File, error) { return scratch(filepath.Dir(path)) }
+}

@@ -16,6 +16,7 @@ import (
 
 func (a *app) save() *cobra.Command {
 	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume}
+	noSandbox := false
 	c := &cobra.Command{
 		Use:   "save [flags] IMAGE",
 		Short: "Save a running VM; it goes on running",
@@ -43,7 +44,7 @@ takes both files.`,
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
-			o.Image, o.Log = args[0], a.log
+			o.Image, o.Log, o.Confine = args[0], a.log, !noSandbox
 			done := a.show(&o.Progress)
 			a.guarded.Store(true)
 			r, err := snapshot.Save(c.Context(), o)
@@ -67,6 +68,7 @@ takes both files.`,
 	f.BoolVar(&o.Live, "live", false, "copy memory while the VM runs, stop it only for what has changed since")
 	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
+	f.BoolVar(&noSandbox, "no-sandbox", false, "keep the rights that are given up once the VM is attached: to files, system calls")
 	_ = c.RegisterFlagCompletionFunc("engine", fixed("auto", "ramjet", "qemu"))
 	_ = c.RegisterFlagCompletionFunc("then", fixed("resume", "stay", "quit"))
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))

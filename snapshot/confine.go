@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	seccomp "github.com/elastic/go-seccomp-bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/sandbox"
+)
+
+// A save talks to a QEMU whose guest may have taken it over, and reads what that says. So the program gives up what it does not need
+// any more, in two steps. System calls go when it is attached, and its guardian, which keeps its rights, stands by. The file system
+// goes when it is known which memory is saved: memory that is plugged in until then is opened like the rest.
+
+// confineCalls gives up all system calls but those that a save makes from here on. Of paths those are: existing files, not
+// truncated; names. Of other processes: reading their memory.
+func (s *save) confineCalls() {
+	if !s.Confine {
+		return
+	}
+	missing := sandbox.Calls(sandbox.Group{
+		Action: seccomp.ActionAllow,
+		Names: []string{
+			"process_vm_readv", "getdents64", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+			"waitid", "wait4", // the end of the guardian
+			"landlock_add_rule", "landlock_restrict_self",
+		},
+		NamesWithCondtions: []seccomp.NameWithConditions{
+			sandbox.OpenExisting,
+			sandbox.With("prctl", 0, seccomp.Equal, unix.PR_SET_NO_NEW_PRIVS),
+			sandbox.With("prlimit64", 2, seccomp.Equal, 0), // only look
+			sandbox.With("ioctl", 1, seccomp.Equal, uint64(guestmem.PagemapScan)),
+			sandbox.With("ioctl", 1, seccomp.Equal, unix.TCGETS), // the progress bar's terminal
+			sandbox.With("ioctl", 1, seccomp.Equal, unix.TIOCGWINSZ),
+		},
+	})
+	s.lacks(missing)
+}
+
+// lacks says what could not be given up.
+func (s *save) lacks(missing error) {
+	if missing != nil {
+		s.log("%v", missing)
+	}
+}
+
+// confineFiles gives up the file system, but for what Publish needs, and all access to other processes but through descriptors,
+// while QEMU makes its device state. What it returns waits for that.
+//
+// A VM with much memory that is not in files is an exception: see maxThroughDescriptor.
+func (n *native) confineFiles() (wait func()) {
+	if !n.Confine {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := n.readByDescriptor(); err != nil {
+			n.lacks(fmt.Errorf("no Landlock: %w", err))
+			return
+		}
+		n.confinePaths()
+	}()
+	return func() { <-done }
+}
+
+// readByDescriptor has all memory be read so, if that is not too slow.
+func (n *native) readByDescriptor() error {
+	var slow int64
+	for _, m := range n.memory {
+		if guestmem.ByProcess(m) {
+			slow += m.Size()
+		}
+	}
+	if slow > maxThroughDescriptor {
+		return fmt.Errorf("under it the VM's %d MiB of private memory could only be read slowly", slow>>20)
+	}
+	for _, m := range n.memory {
+		if err := guestmem.ByDescriptor(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxThroughDescriptor is how much memory that is not in files may be read the slow way (guestmem.ByDescriptor), in bytes: video
+// memory and firmware, which every VM has some of, but no guest's main memory. It makes a pause some 5 ms longer if all of it was used.
+const maxThroughDescriptor = 64 << 20
+
+// confineByQEMU is confineFiles for a save by QEMU itself, of which no memory is read.
+func (s *save) confineByQEMU() (err error) {
+	if !s.Confine {
+		return nil
+	}
+	if s.spare, err = scratch(filepath.Dir(s.Image)); err == nil {
+		s.confinePaths()
+	}
+	return err
+}
+
+// confinePaths leaves of the file system the unfinished image and the names in its directory.
+func (s *save) confinePaths() {
+	s.lacks(sandbox.Files(sandbox.Names(filepath.Dir(s.Image)), sandbox.Reopen(s.target.file.File)))
+}
+
+// takeScratch is scratch beside the image, or what was made for this while it could be.
+func (s *save) takeScratch() (*os.File, error) {
+	if f := s.spare; f != nil {
+		s.spare = nil
+		return f, nil
+	}
+	return scratch(filepath.Dir(s.Image))
+}
