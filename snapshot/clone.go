@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -312,13 +313,10 @@ func (c *clone) overlay(i int, d qemu.Disk) string {
 	return filepath.Join(c.Socket, fmt.Sprintf("%d-%s.qcow2", i, strings.Map(clean, d.Name)))
 }
 
-// overlays makes them for clone i, and puts them into its command line.
+// overlays makes them for clone i, and puts them into its command line: into that which is run, and into that which a later save of the
+// clone records, so that nothing is ever restored over the disk below.
 func (c *clone) overlays(ctx context.Context, r *restore, i int) (made []string, err error) {
-	args := qemu.ParseArgs(r.launch.Args)
-	for _, d := range args.Disks() {
-		if d.ReadOnly {
-			continue
-		}
+	for _, d := range writtenDisks(r.launch.Args) {
 		path := c.overlay(i, d)
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			return made, fmt.Errorf("%s exists already: it may be in use; choose another directory, or remove it", path)
@@ -327,12 +325,28 @@ func (c *clone) overlays(ctx context.Context, r *restore, i int) (made []string,
 			return made, err
 		}
 		made = append(made, path)
-		if args, err = args.WithOverlay(d, path); err != nil {
-			return made, err
+	}
+	if r.launch.Given, err = overlaid(r.launch.Given, made); err != nil {
+		return made, err
+	}
+	r.launch.Args, err = overlaid(r.launch.Args, made)
+	return made, err
+}
+
+// overlaid is a command line with overlays over the disks that are written, in their order.
+func overlaid(words, overlays []string) ([]string, error) {
+	args := qemu.ParseArgs(words)
+	for i, d := range writtenDisks(words) {
+		var err error
+		if args, err = args.WithOverlay(d, overlays[i]); err != nil {
+			return nil, err
 		}
 	}
-	r.launch.Args = args.Words()
-	return made, nil
+	return args.Words(), nil
+}
+
+func writtenDisks(words []string) []qemu.Disk {
+	return slices.DeleteFunc(qemu.ParseArgs(words).Disks(), func(d qemu.Disk) bool { return d.ReadOnly })
 }
 
 func (c *clone) close() {

@@ -93,6 +93,10 @@ func TestClone(t *testing.T) {
 	}
 	changed := whole(t, all[0])
 	save(t, all[0], diff+"-held", "--base", held)
+	// What is recorded of a clone names its own disk.
+	if o := ramjet(t, "inspect", diff+"-held"); !strings.Contains(o.out, r.VMs[0].Overlays[0]) {
+		t.Errorf("%s is not in the command line that a clone's save records:\n%s", r.VMs[0].Overlays[0], o.out)
+	}
 	save(t, all[0], diff+"-other", "--base", image) // has its name, but is not what the VM is mapped from
 	os.Remove(held)
 	sums := map[uint64]bool{}
