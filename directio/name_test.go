@@ -196,7 +196,7 @@ func TestClosed(t *testing.T) {
 	if _, ok := ProbeAlignment(f); ok {
 		t.Error("a closed file has an alignment")
 	}
-	if memoryFileSystem(f) != "" {
+	if fileSystem(f).memory {
 		t.Error("a closed file is in memory")
 	}
 }

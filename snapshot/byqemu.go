@@ -145,7 +145,7 @@ func (s *save) roomForQEMU(how *qemu.Migration) error {
 // withoutChannels leaves all to QEMU's one thread; it writes through the page cache then.
 func (s *save) withoutChannels(how *qemu.Migration) {
 	how.Channels, how.Direct = 0, false
-	s.result.Channels, s.result.IO = 1, "buffered"
+	s.result.Channels, s.result.IO, s.result.IOWhy = 1, "buffered", "QEMU has direct I/O only with channels, which it gets on demand, and where all of memory has room"
 }
 
 // observe takes QEMU's own figures over. A live migration that does not get ahead of the guest is brought to its end

@@ -114,7 +114,10 @@ func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[i
 	if err != nil {
 		return err
 	}
-	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct, Cached: r.Direct == directio.Auto}
+	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct, Cached: io.Cached}
+	if image == r.image || r.io.Why == "" {
+		r.io = io
+	}
 	if err := l.Run(ctx); err != nil {
 		return fmt.Errorf("%s: %w", image.path, err)
 	}

@@ -37,7 +37,7 @@ func newPageSums(image, base *openedImage) (*pageSums, error) {
 		}
 	}
 	io, err := directio.Choose(directio.Auto, directio.Reopen{File: image.file}, os.O_RDONLY)
-	p.params.Direct = io.Direct
+	p.params.Direct, p.params.Cached = io.Direct, io.Cached
 	return p, err
 }
 

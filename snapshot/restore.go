@@ -59,6 +59,9 @@ type RestoreResult struct {
 	Mode           Mode    `json:"mode"`
 	RunningSeconds float64 `json:"running_seconds"` // Began to guest running (or loaded, with Paused)
 	LoadSeconds    float64 `json:"load_seconds"`    // of these, from QEMU's greeting on
+	// How memory was read, direct or buffered, and half a sentence why. Of Eager only, if not all of it came through the state stream.
+	IO    string `json:"io,omitempty"`
+	IOWhy string `json:"io_why,omitempty"`
 	// Began to all of memory resident: in the process or the page cache. 0 if nobody waited for that.
 	ResidentSeconds float64 `json:"resident_seconds,omitempty"`
 }
@@ -83,7 +86,8 @@ type restore struct {
 	base    *openedImage // nil: the image is whole
 	kept    *openedImage // one of these that the VM closes
 	launch  qemu.Launch
-	outside map[string]bool // the blocks that do not come by the state stream
+	io      directio.Decision // how memory was read, with Eager
+	outside map[string]bool   // the blocks that do not come by the state stream
 	state   *stateStream
 }
 
@@ -121,6 +125,9 @@ func (r *restore) start(ctx context.Context) (*VM, error) {
 		PID: in.PID, QMP: r.launch.FinalArgs().Monitor(r.launch.Dir), Mode: r.Mode,
 		RunningSeconds: time.Since(r.Began).Seconds(), LoadSeconds: time.Since(greeted).Seconds(),
 	}}
+	if r.io.Why != "" {
+		v.IO, v.IOWhy = r.io.String(), r.io.Why
+	}
 	in.Release()
 	r.prefetchBehind(v)
 	if r.Scrub {

@@ -73,7 +73,8 @@ type SaveResult struct {
 	Image          string  `json:"image"`
 	ID             string  `json:"id"`
 	Engine         Engine  `json:"engine"`
-	IO             string  `json:"io"` // direct or buffered
+	IO             string  `json:"io"`     // direct or buffered
+	IOWhy          string  `json:"io_why"` // half a sentence, for people
 	Channels       int     `json:"channels"`
 	PagesTotal     int64   `json:"pages_total"`
 	PagesStored    int64   `json:"pages_stored"`
@@ -163,13 +164,13 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if s.target, err = newTarget(s.Image, s.Force); err != nil {
 		return err
 	}
-	if s.io, err = directio.Choose(s.Direct, s.target, os.O_WRONLY); err != nil {
-		return err
-	}
 	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
 		return err
 	}
 	if err := s.lockVM(); err != nil {
+		return err
+	}
+	if err := s.chooseIO(); err != nil {
 		return err
 	}
 	if err := s.vm.Migratable(ctx); err != nil {
@@ -186,6 +187,16 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if err == nil {
 		s.confineCalls()
 	}
+	return err
+}
+
+// chooseIO decides how pages reach the image; there may be as many as the VM has memory.
+func (s *save) chooseIO() (err error) {
+	c := directio.Chooser{Mode: s.Direct}
+	for _, b := range s.vm.Blocks {
+		c.Bytes += b.Used
+	}
+	s.io, err = c.Choose(s.target, os.O_WRONLY)
 	return err
 }
 
@@ -208,7 +219,7 @@ func (s *save) chooseEngine(ctx context.Context) error {
 }
 
 func (s *save) run(ctx context.Context) error {
-	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), Channels: s.channels()}
+	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), IOWhy: s.io.Why, Channels: s.channels()}
 	s.result.Times.Attach = time.Since(s.began).Seconds()
 	work := s.native
 	if s.Engine == EngineQEMU {
@@ -223,7 +234,7 @@ func (s *save) run(ctx context.Context) error {
 	}
 	s.divide()
 	s.Progress.phase("making it durable")
-	err = s.target.Publish(s.io.Direct, &s.result.Times)
+	err = s.target.Publish(s.io.Drop, &s.result.Times)
 	if err != nil {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}

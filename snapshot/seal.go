@@ -147,7 +147,7 @@ func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
 		return err
 	}
 	s.Progress.phase("reading pages")
-	params := migration.Params{Channels: s.Channels, Direct: io.Direct}
+	params := migration.Params{Channels: s.Channels, Direct: io.Direct, Cached: io.Cached}
 	stored, sums, err := sumImage(ctx, s.image, reopen, params, beside(s.Image), s.Progress)
 	if err != nil {
 		return err

@@ -44,7 +44,8 @@ type VerifyResult struct {
 	BadPages       []BadPage `json:"bad_pages"` // by offset; at most MaxBadPages
 	PagesChecked   int64     `json:"pages_checked"`
 	BytesChecked   int64     `json:"bytes_checked"`
-	IO             string    `json:"io"` // direct or buffered
+	IO             string    `json:"io"`     // direct or buffered
+	IOWhy          string    `json:"io_why"` // half a sentence, for people
 	Channels       int       `json:"channels"`
 	Seconds        float64   `json:"seconds"`
 	BytesPerSecond float64   `json:"bytes_per_second"`
@@ -103,8 +104,9 @@ func (v *verify) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// Not from the page cache, though that is faster: the disk is what may have become wrong.
 	v.params = migration.Params{Channels: v.Channels, Direct: io.Direct}
-	v.result.IO, v.result.Channels = io.String(), cmp.Or(v.Channels, migration.DefaultChannels)
+	v.result.IO, v.result.IOWhy, v.result.Channels = io.String(), io.Why, cmp.Or(v.Channels, migration.DefaultChannels)
 	v.Progress.phase("checking headers, bitmaps and device state")
 	if err := v.structure(); err != nil || v.image.Seal == nil {
 		return err

@@ -100,6 +100,9 @@ func save(t *testing.T, v *vm.VM, image string, flags ...string) *snapshot.SaveR
 	if s := r.Times; !allOf(r.DurableSeconds, s.Attach+s.DeviceState+s.Memory+s.Complete+s.Sync+s.Publish) || s.Scan+s.Write > s.Memory {
 		t.Errorf("the times do not add up to %.3f s: %+v", r.DurableSeconds, s)
 	}
+	if r.IOWhy == "" {
+		t.Errorf("%s I/O, and not why", r.IO)
+	}
 	t.Logf("saved %d MiB, pause %.3f s, durable %.3f s, %s %s", r.BytesStored>>20, r.PauseSeconds, r.DurableSeconds, r.Engine, r.IO)
 	return &r
 }
@@ -117,6 +120,9 @@ func restore(t *testing.T, v *vm.VM, image string, flags ...string) (*vm.VM, sna
 	var r snapshot.RestoreResult
 	if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 		t.Fatalf("ramjet %s: status %d, says %q, %q", strings.Join(args, " "), o.status, o.out, o.err)
+	}
+	if eager := r.Mode == snapshot.Eager; eager != (r.IOWhy != "") || eager != (r.IO != "") {
+		t.Errorf("%s, with %q I/O because %q", r.Mode, r.IO, r.IOWhy)
 	}
 	t.Logf("running after %.3f s, of which load %.3f s (%s)", r.RunningSeconds, r.LoadSeconds, r.Mode)
 	return vm.RunAttached(t, vm.SerialIn(dir), vm.QMPIn(dir)), r
