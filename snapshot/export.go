@@ -260,7 +260,7 @@ func (e *export) copy(ctx context.Context, blocks []int, put func(block int, off
 		if err != nil {
 			return err
 		}
-		l.Params = migration.Params{Channels: e.Channels, Direct: io.Direct}
+		l.Params = migration.Params{Channels: e.Channels, Direct: io.Direct, Cached: io.Cached}
 		e.Progress.phase("exporting")
 		stop := e.Progress.follow(&l.Progress)
 		err = l.Run(ctx)
