@@ -340,7 +340,7 @@ var notRun = map[string]string{
 	"install.md: apt-get update": "installs packages; scripts/try-clean runs it on a new Debian 13",
 	"install.md: echo \"deb http://deb.debian.org/debian bookworm-backports main\" >/etc/apt/sources.list.d/backports.list": "installs packages; scripts/try-clean runs it on a new Debian 12",
 	"install.md: git clone https://github.com/ramjet-vm/ramjet && cd ramjet":                                                "from the network; scripts/try-clean clones, installs and makes the package on a new Debian 12 and 13",
-	"operating.md: echo 'RAMJET_SERVE=--vm /run/vm1.qmp --metrics 127.0.0.1:9105' >/etc/ramjet/vm1.conf":                    "systemd has to be process 1; TestUnit runs what the unit starts",
+	"operating.md: echo 'RAMJET_SERVE=--vm /run/vm1.qmp --metrics 127.0.0.1:9105' >/etc/ramjet/vm1.conf":                    "systemd has to be process 1; TestUnit (test/e2e) runs what the unit starts",
 }
 
 // TestBlocks sees to it that no command in the documents is skipped but for a reason: what is no block of commands that TestDocs
