@@ -21,11 +21,11 @@ func (a *app) export() *cobra.Command {
 		Short: "Write an image as raw memory, as an ELF core, or without its base",
 		Long: `Write IMAGE in another form, to look at it with other tools or to move it to other programs.
 
-raw   OUT becomes a directory: a file for each block of memory, sparse, as pmemsave of QEMU would write it; the device
+raw   OUT becomes a directory: a file for each block of memory, sparse, as it lies in QEMU; the device
       state; and image.json, which says what is what. ramjet import makes an image of it again. With --block NAME only
       that block's memory is written, into the file OUT.
 elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
-      writes it: for gdb, crash and Volatility. Zero pages are holes.
+      writes it: for gdb, crash and what else reads those. Zero pages are holes.
 
 flat  OUT becomes an image of its own: a diff and its base made one. On a file system that can (XFS, btrfs) it shares
       their pages and is there at once; pages that are shared are not read.
