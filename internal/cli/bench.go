@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) bench() *cobra.Command {
-	o, plot, quick := bench.Config{}, "", false
+	o, plot := bench.Config{}, ""
 	c := &cobra.Command{
 		Use:   "bench [flags]",
 		Short: "Measure it against QEMU, libvirt and the disk, here",
@@ -32,7 +32,7 @@ memory.`,
 			if o.Program, err = os.Executable(); err != nil {
 				return err
 			}
-			if quick {
+			if o.Quick {
 				quicken(&o, c.Flags().Changed)
 			}
 			o.Log = func(s string) {
@@ -57,7 +57,7 @@ memory.`,
 	f.StringVar(&o.Memory, "memory", "4G", "the guest's memory, `SIZE` as QEMU's -m takes it")
 	f.IntVar(&o.Fill, "fill", 2560, "`MIB` of it that are in use")
 	f.IntVar(&o.Rounds, "rounds", 5, "how often each is measured")
-	f.BoolVar(&quick, "quick", false, "see that all can be measured: a small guest and one round, where nothing else is asked for")
+	f.BoolVar(&o.Quick, "quick", false, "see that all can be measured: fewer rows, and a small guest and one round unless others are asked for")
 	f.StringVar(&plot, "svg", "", "draw the result into `FILE` too")
 	f.StringArrayVar(&o.Only, "only", nil, "measure only rows whose name begins with `NAME` (repeatable)")
 	return c

@@ -17,8 +17,8 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// QuickMemory, and QuickFill in MiB, make a guest that shows in less than a minute that every row can still be measured. What it says
-// of speed is worth little.
+// QuickMemory, and QuickFill in MiB, are of a guest that shows in a minute, with Quick, that every kind of row can still be measured. What that
+// says of speed is worth little.
 const (
 	QuickMemory = "1G"
 	QuickFill   = 256
@@ -31,6 +31,7 @@ type Config struct {
 	Memory  string // of the guest, as -m takes it
 	Fill    int    // MiB of it in use
 	Rounds  int
+	Quick   bool         // fewer sizes and numbers of channels
 	Only    []string     // names of rows, or beginnings of them; nil: all
 	Log     func(string) // what is being done, for people
 }

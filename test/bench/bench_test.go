@@ -26,7 +26,7 @@ func TestQuick(t *testing.T) {
 		t.Fatalf("cannot build ramjet: %v\n%s", err, out)
 	}
 	r, err := Run(context.Background(), Config{
-		Program: program, Dir: t.TempDir(), Memory: QuickMemory, Fill: QuickFill, Rounds: 1, Log: func(s string) { t.Log(s) },
+		Program: program, Dir: t.TempDir(), Memory: QuickMemory, Fill: QuickFill, Rounds: 1, Quick: true, Log: func(s string) { t.Log(s) },
 	})
 	if err != nil {
 		t.Fatal(err)

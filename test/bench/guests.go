@@ -59,8 +59,8 @@ func (b *bench) close() {
 }
 
 // eighths names a size that is so many eighths of the guest's, as -m takes it.
-func (b *bench) eighths(n int64) string {
-	mib := b.size >> 20 * n / 8
+func (b *bench) eighths(n int) string {
+	mib := b.size >> 20 * int64(n) / 8
 	if mib%1024 == 0 {
 		return fmt.Sprintf("%dG", mib/1024)
 	}

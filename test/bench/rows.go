@@ -12,14 +12,22 @@ import (
 // rows are all that can be measured, in the order in which a round runs them.
 func (b *bench) rows() (rows []*Row) {
 	for _, part := range [][]*Row{
-		saveRows(), libvirtRows(), loadRows(), warmRows(), b.instantRows(), b.sparseRows(), liveRows(), b.diffRows(), b.cloneRows(),
+		b.saveRows(), libvirtRows(), b.loadRows(), warmRows(), b.instantRows(), b.sparseRows(), liveRows(), b.diffRows(), b.cloneRows(),
 	} {
 		rows = append(rows, part...)
 	}
 	return rows
 }
 
-func saveRows() []*Row {
+// few are all of them, or with Quick the first n.
+func (b *bench) few(n int, all ...int) []int {
+	if b.Quick {
+		return all[:n]
+	}
+	return all
+}
+
+func (b *bench) saveRows() []*Row {
 	rows := []*Row{
 		{Name: "disk write", Group: "save", What: "the same amount of bytes, from as much memory, with O_DIRECT by one plain loop", run: diskWrite},
 		{Name: "disk write cached", Group: "save", What: "the same 4 MiB over and over by that loop, which stay in the processor's cache", run: diskWriteCached},
@@ -28,17 +36,17 @@ func saveRows() []*Row {
 		{Name: "ramjet", Group: "save", What: "later saves, shared memfd", run: again(vm.Memfd, saved())},
 		{Name: "ramjet private", Group: "save", What: "later saves, anonymous memory", run: again(vm.Anonymous, saved())},
 	}
-	for _, n := range []int{2, 4} {
+	for _, n := range b.few(1, 2, 4) {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu first %d", n), Group: "save",
 			What: fmt.Sprintf("QEMU's own, first save of a fresh guest: mapped-ram, direct-io, %d multifd channels", n),
 			run:  first(vm.Memfd, qemuSave(n, true))})
 	}
-	for _, n := range []int{1, 2, 4, 8} {
+	for _, n := range b.few(2, 1, 2, 4, 8) {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu %d", n), Group: "save",
 			What: fmt.Sprintf("QEMU's own, later saves: mapped-ram, direct-io, %d multifd channels", n),
 			run:  again(vm.Memfd, qemuSave(n, true))})
 	}
-	for _, n := range []int{1, 2, 4, 8} {
+	for _, n := range b.few(2, 1, 2, 4, 8) {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu buffered %d", n), Group: "save",
 			What: fmt.Sprintf("QEMU's own, later saves: mapped-ram, %d multifd channels, through the page cache", n),
 			run:  again(vm.Memfd, qemuSave(n, false))})
@@ -46,7 +54,7 @@ func saveRows() []*Row {
 	return rows
 }
 
-func loadRows() []*Row {
+func (b *bench) loadRows() []*Row {
 	rows := []*Row{
 		{Name: "disk read", Group: "load", What: "the same bytes with O_DIRECT by one plain loop", run: diskRead},
 		{Name: "ramjet eager", Group: "load", What: "all memory read before the guest runs, image not cached", run: restore(vm.Anonymous, false, "--mode", "eager")},
@@ -55,7 +63,7 @@ func loadRows() []*Row {
 		{Name: "ramjet instant alone", Group: "load", What: "the same with --prefetch=off", run: restore(vm.Anonymous, false, "--prefetch", "off")},
 		{Name: "ramjet resident", Group: "load", What: "the same until all memory is in the page cache, behind the running guest (--prefetch=wait)", run: restore(vm.Anonymous, false, "--prefetch", "wait")},
 	}
-	for _, n := range []int{1, 2, 4, 8} {
+	for _, n := range b.few(2, 1, 2, 4, 8) {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu load %d", n), Group: "load",
 			What: fmt.Sprintf("QEMU's own: mapped-ram, direct-io, %d multifd channels, image not cached", n), run: qemuLoad(n, true, false)})
 	}
@@ -73,7 +81,7 @@ func warmRows() []*Row {
 }
 
 func (b *bench) instantRows() (rows []*Row) {
-	for _, eighths := range []int64{1, 4, 16} {
+	for _, eighths := range b.few(2, 1, 4, 16) {
 		size := b.eighths(eighths)
 		rows = append(rows, &Row{Name: "ramjet instant " + size, Group: "instant",
 			What: fmt.Sprintf("a guest of %s with %d MiB in use, mapped, image not cached", size, b.smallFill()), run: instantSized(size)})
@@ -82,7 +90,11 @@ func (b *bench) instantRows() (rows []*Row) {
 }
 
 func (b *bench) sparseRows() (rows []*Row) {
-	for _, eighths := range []int64{1, 24} {
+	sizes := []int{1, 24}
+	if b.Quick {
+		sizes = []int{1, 4} // these guests are there already
+	}
+	for _, eighths := range sizes {
 		size := b.eighths(eighths)
 		rows = append(rows,
 			&Row{Name: "ramjet sparse " + size, Group: "sparse",
@@ -102,7 +114,7 @@ func liveRows() []*Row {
 
 func (b *bench) diffRows() (rows []*Row) {
 	dirt := fmt.Sprintf("%d MiB", b.dirt()>>8)
-	for _, eighths := range []int64{2, 8, 16} {
+	for _, eighths := range b.few(2, 2, 8, 16) {
 		size := b.eighths(eighths)
 		group := "diff " + size
 		rows = append(rows,
