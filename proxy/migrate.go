@@ -88,6 +88,9 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if errors.As(err, &no) {
 		return p.migrateChecked(ctx, r, a, s)
 	}
+	if err != nil {
+		p.sets.Close() // it may not have come as far as to end
+	}
 	if p.out.Info().Status != "" {
 		p.mu.Lock()
 		p.ours = true

@@ -24,6 +24,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -89,6 +90,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 		},
 	}
 	s.Greeting, s.Fallback, s.Commands = m.Greeting(), p.forward, p.commands()
+	s.NoOOB = !slices.Contains(s.Greeting.Capabilities, "oob")
 	return p, nil
 }
 
@@ -138,12 +140,11 @@ func (p *Proxy) Close() error {
 	p.out.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	var err error
+	err := errors.Join(alive(p.state.Close(ctx, p.vm)), p.guardian.Close())
 	select {
 	case <-p.Gone():
-		p.guardian.Close()
+		err = nil // there is nothing left that could be in a wrong state
 	default:
-		err = errors.Join(p.state.Close(ctx, p.vm), p.guardian.Close())
 	}
 	p.sets.Close()
 	p.vm.Close()

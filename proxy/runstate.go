@@ -53,12 +53,18 @@ func (p *Proxy) cont(ctx context.Context, r *qmp.Request) (any, error) {
 // stop makes sure that a guest that we have stopped stays so if the migration fails.
 func (p *Proxy) stop(ctx context.Context, r *qmp.Request) (any, error) {
 	answer, err := p.forward(ctx, r)
-	if err == nil {
-		p.mu.Lock()
-		if p.was == "running" {
-			p.was = "paused"
-		}
-		p.mu.Unlock()
+	if err != nil {
+		return nil, err
 	}
-	return answer, err
+	p.mu.Lock()
+	ours := p.was == "running"
+	if ours {
+		p.was = "paused"
+	}
+	p.mu.Unlock()
+	if ours {
+		// Nor is it to go on if we die. A guardian that is gone will not have it do so.
+		_ = p.order(false)
+	}
+	return answer, nil
 }

@@ -43,8 +43,13 @@ func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error)
 
 // takeSet gets the descriptors of the set that path names out of QEMU, which keeps them. A path that names no set of
 // QEMU's, or no set at all, is left to the one who opens it.
-func (p *Proxy) takeSet(ctx context.Context, path string) error {
+func (p *Proxy) takeSet(ctx context.Context, path string) (err error) {
 	p.sets.Close()
+	defer func() {
+		if err != nil {
+			p.sets.Close()
+		}
+	}()
 	id, err := fdset.ParsePath(path)
 	if !fdset.IsPath(path) || err != nil {
 		return nil
