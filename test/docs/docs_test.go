@@ -10,7 +10,7 @@
 //
 // What has to be there before is in comments, which readers do not see, above a block:
 //
-//	<!-- $ COMMAND -->       runs first; prelude.sh has functions for it
+//	<!-- $ COMMAND -->       runs first; prelude.sh has functions for it; if it ends with status 77 the block is skipped
 //	<!-- needs PROGRAM... -->  the next block is skipped where one of them is missing
 //	<!-- stays -->           the last command of the next block is one that does not end, and is left running
 package docs
@@ -211,7 +211,12 @@ func (d *document) runBlock(t *testing.T, b *block, dir string, env []string) {
 		}
 	}
 	for _, text := range b.before {
-		if out, err := typed(dir, env, here(text, dir)); err != nil {
+		out, err := typed(dir, env, here(text, dir))
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == cannot {
+			t.Skip(strings.TrimSpace(out))
+		}
+		if err != nil {
 			t.Fatalf("%s, before line %d: $ %s\n%s%v", d.path, b.line+1, text, out, err)
 		}
 	}
@@ -238,6 +243,9 @@ func (d *document) runBlock(t *testing.T, b *block, dir string, env []string) {
 		}
 	}
 }
+
+// cannot is the status with which a command in a comment says that what it is for cannot be had on this machine.
+const cannot = 77
 
 // here makes the directories that a command names the test's own.
 func here(text, dir string) string {
