@@ -40,6 +40,9 @@ const (
 	maxShownDescription = 4 << 20
 	// maxShownValue is how many bytes of a field are shown.
 	maxShownValue = 4096
+	// maxShownFields and maxShownText bound all fields, and the text of their values. 288 processors have 60,000 of 4 MiB.
+	maxShownFields = 80_000
+	maxShownText   = 6 << 20
 )
 
 func deviceState(image *openedImage) ([]Device, error) {
@@ -65,7 +68,7 @@ func deviceState(image *openedImage) ([]Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
 	}
-	devices := make([]Device, len(list))
+	devices, fields, length := make([]Device, len(list)), 0, 0
 	for i, s := range list {
 		payload := sections[s.Payload:s.PayloadEnd]
 		devices[i] = Device{Name: s.Name, Instance: s.Instance, Version: s.Version, Bytes: len(payload)}
@@ -73,9 +76,13 @@ func deviceState(image *openedImage) ([]Device, error) {
 			continue
 		}
 		for v := range s.State.Values() {
-			devices[i].Fields = append(devices[i].Fields, DeviceField{
-				v.Path, v.Type, v.Size, fieldValue(v.Type, payload[v.Offset:v.Offset+v.Size], v.Count),
-			})
+			f := DeviceField{v.Path, v.Type, v.Size, fieldValue(v.Type, payload[v.Offset:v.Offset+v.Size], v.Count)}
+			fields++
+			if length += len(f.Path) + len(f.Value); fields > maxShownFields || length > maxShownText {
+				return nil, fmt.Errorf("%w: its device state has more than %d fields, or than %d bytes of text to show them, which are more than are taken apart here",
+					mappedram.ErrUnsupported, maxShownFields, maxShownText)
+			}
+			devices[i].Fields = append(devices[i].Fields, f)
 		}
 	}
 	return devices, nil
@@ -88,7 +95,7 @@ func fieldValue(typ string, b []byte, count int64) string {
 	}
 	size, write := element(typ)
 	if size == 0 || len(b)%size != 0 {
-		size, write = len(b)/int(max(1, count)), spaced
+		size, write = max(1, len(b)/int(max(1, count))), spaced
 	}
 	more := len(b) > maxShownValue
 	b = b[:min(len(b), maxShownValue)]

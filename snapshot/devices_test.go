@@ -4,12 +4,16 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 var update = flag.Bool("update", false, "write what Inspect says of testdata/devices anew")
@@ -45,5 +49,39 @@ func TestDevices(t *testing.T) {
 	}
 	if len(want) != len(got) {
 		t.Errorf("%d lines, were %d", len(got), len(want))
+	}
+}
+
+// TestTooManyFields: a description that makes much of little is refused before it takes memory.
+func TestTooManyFields(t *testing.T) {
+	for name, c := range map[string]struct {
+		fields, length int
+		field          string
+	}{
+		"elements": {1, 1_000_000, `{"name": "a", "array_len": 1000000, "type": "struct", "size": 1, "struct": {"fields": [{"name": "b", "type": "uint8", "size": 1}]}}`},
+		"text":     {200, 4096, `{"name": "a", "array_len": 4096, "type": "nullptr", "size": 1}`},
+		"path":     {1, 1000, `{"name": "` + strings.Repeat("a", 10_000) + `", "array_len": 1000, "type": "struct", "size": 1, "struct": {"fields": [{"name": "b", "type": "uint8", "size": 1}]}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			magic := vmstate.Magic()
+			state := vmstate.AppendSectionStart(magic[:], vmstate.TypeFull, 1, "dev", 0, 1)
+			state = append(vmstate.AppendFooter(append(state, make([]byte, c.fields*c.length)...), 1), vmstate.TypeEOF)
+			fields := strings.Repeat(c.field+",", c.fields-1) + c.field
+			for file, content := range map[string]string{
+				"image.json": `{"format_version": 1, "machine": "pc", "blocks": [{"name": "ram", "length": 4096, "file": "ram"}],
+					"device_state": "state", "description": "description"}`,
+				"ram": string(make([]byte, 4096)), "state": string(state),
+				"description": `{"page_size": 4096, "devices": [{"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": [` + fields + `]}]}`,
+			} {
+				check(t, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600))
+			}
+			image := filepath.Join(dir, "image")
+			_, err := Import(context.Background(), ImportOptions{Dir: dir, Image: image})
+			check(t, err)
+			if _, err := Inspect(InspectOptions{Image: image, DeviceState: true}); !errors.Is(err, mappedram.ErrUnsupported) {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }
