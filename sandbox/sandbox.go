@@ -9,7 +9,6 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -24,11 +23,6 @@ type Right = landlock.Rule
 // them.
 func Names(dir string) Right {
 	return landlock.PathAccess(ll.AccessFSMakeReg|ll.AccessFSRemoveFile|ll.AccessFSReadDir, dir)
-}
-
-// Reopen is the right to open the file behind a descriptor once more; it need not have a name.
-func Reopen(f *os.File) Right {
-	return landlock.PathAccess(ll.AccessFSReadFile|ll.AccessFSWriteFile, fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 }
 
 // Files gives up the file system but for rights (Landlock). Descriptors that are open stay as good as they are, among them those on

@@ -61,7 +61,11 @@ func (n *native) confineFiles() (wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := n.readByDescriptor(); err != nil {
+		err := n.readByDescriptor()
+		if err == nil {
+			err = n.keepFor(os.O_WRONLY)
+		}
+		if err != nil {
 			n.lacks(fmt.Errorf("no Landlock: %w", err))
 			return
 		}
@@ -99,14 +103,32 @@ func (s *save) confineByQEMU() (err error) {
 		return nil
 	}
 	if s.spare, err = scratch(filepath.Dir(s.Image)); err == nil {
+		err = s.keepFor(os.O_RDONLY)
+	}
+	if err == nil {
 		s.confinePaths()
 	}
 	return err
 }
 
-// confinePaths leaves of the file system the unfinished image and the names in its directory.
+// keepFor opens what the channels will use. A rule that lets them open it themselves would be a reference to the file, which,
+// when this process was killed, would keep an unfinished image on the disk until its parent has waited for it.
+func (s *save) keepFor(access int) error {
+	flags := []int{access}
+	if s.io.Direct {
+		flags = append(flags, access|unix.O_DIRECT)
+	}
+	for _, fl := range flags {
+		if err := s.target.keep(s.channels(), fl); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confinePaths leaves of the file system the names in the image's directory.
 func (s *save) confinePaths() {
-	s.lacks(sandbox.Files(sandbox.Names(filepath.Dir(s.Image)), sandbox.Reopen(s.target.file.File)))
+	s.lacks(sandbox.Files(sandbox.Names(filepath.Dir(s.Image))))
 }
 
 // takeScratch is scratch beside the image, or what was made for this while it could be.

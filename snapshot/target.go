@@ -21,9 +21,10 @@ import (
 type target struct {
 	path   string
 	force  bool
-	file   *directio.File // buffered, for all but pages
-	hidden string         // its temporary name, if it has to have one
-	named  bool           // it has it
+	file   *directio.File     // buffered, for all but pages
+	hidden string             // its temporary name, if it has to have one
+	named  bool               // it has it
+	kept   map[int][]*os.File // by flags, see keep
 }
 
 // newTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
@@ -71,9 +72,37 @@ func checkTarget(path string, force bool) error {
 	return nil
 }
 
-// Open makes another description of the unfinished file.
+// Open makes another description of the unfinished file, or gives out one that was kept.
 func (t *target) Open(flags int) (*os.File, error) {
+	if kept := t.kept[flags]; len(kept) > 0 {
+		t.kept[flags] = append(kept[1:], kept[0])
+		return duplicate(kept[0])
+	}
 	return directio.Reopen{File: t.file.File}.Open(flags)
+}
+
+// keep makes n descriptions with flags, for when no path can be opened any more. Open gives them out in turn, as often as it is called:
+// of n files that are in use at a time no two have the same.
+func (t *target) keep(n, flags int) error {
+	for range n {
+		f, err := directio.Reopen{File: t.file.File}.Open(flags)
+		if err != nil {
+			return err
+		}
+		if t.kept == nil {
+			t.kept = map[int][]*os.File{}
+		}
+		t.kept[flags] = append(t.kept[flags], f)
+	}
+	return nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "duplicate", Path: f.Name(), Err: err}
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
 // files are what a guardian should remove, if it is there, when we die.
@@ -150,6 +179,11 @@ func (t *target) exists(err error) error {
 func (t *target) Discard() {
 	if t.named {
 		_ = directio.Remove(t.hidden)
+	}
+	for _, kept := range t.kept {
+		for _, f := range kept {
+			f.Close()
+		}
 	}
 	t.file.Close()
 }
