@@ -59,27 +59,39 @@ func (m *Monitor) setCapabilities(_ context.Context, r *qmp.Request) (any, error
 	for _, c := range args.List {
 		caps[string(c.Name)] = c.State
 	}
-	if err := checkCapabilities(m.settings.caps, caps, m.in.started()); err != nil {
+	if err := checkCapabilities(caps); err != nil {
 		return nil, err
 	}
 	m.settings.caps = caps
 	return nil, nil
 }
 
-// exclusions are the combinations that QEMU refuses (migrate_caps_check), in its order.
-var exclusions = []struct{ one, other, text string }{
+// exclusion is a combination that QEMU refuses.
+type exclusion struct{ one, other, text string }
+
+// exclusions are all of them (migrate_caps_check), in its order.
+var exclusions = slices.Concat([]exclusion{
 	{"postcopy-ram", "x-ignore-shared", "Postcopy is not compatible with ignore-shared"},
 	{"postcopy-ram", "multifd", "Postcopy is not yet compatible with multifd"},
-	{"background-snapshot", "multifd", "Background-snapshot is not compatible with multifd"},
+}, noSnapshot(), []exclusion{
 	{"multifd", "xbzrle", "Multifd is not compatible with xbzrle"},
 	{"mapped-ram", "xbzrle", "Mapped-ram migration is incompatible with xbzrle"},
 	{"mapped-ram", "postcopy-ram", "Mapped-ram migration is incompatible with postcopy"},
+})
+
+// noSnapshot are those of background-snapshot (check_caps_background_snapshot).
+func noSnapshot() (list []exclusion) {
+	for _, name := range []string{"postcopy-ram", "dirty-bitmaps", "postcopy-blocktime", "late-block-activate", "return-path", "multifd",
+		"pause-before-switchover", "auto-converge", "release-ram", "rdma-pin-all", "xbzrle", "x-colo", "validate-uuid", "zero-copy-send"} {
+		list = append(list, exclusion{"background-snapshot", name, "Background-snapshot is not compatible with " + name})
+	}
+	return list
 }
 
 // notHere are capabilities that mean something that this guest does not have.
 var notHere = []string{"postcopy-ram", "postcopy-preempt", "switchover-ack", "x-ignore-shared"}
 
-func checkCapabilities(old, caps map[string]bool, incoming bool) error {
+func checkCapabilities(caps map[string]bool) error {
 	for _, e := range exclusions {
 		if caps[e.one] && caps[e.other] {
 			return qmp.Errorf("%s", e.text)
@@ -95,9 +107,6 @@ func checkCapabilities(old, caps map[string]bool, incoming bool) error {
 	}
 	if caps["zero-copy-send"] && (!caps["multifd"] || caps["xbzrle"]) {
 		return qmp.Errorf("Zero copy only available for non-compressed non-TLS multifd migration")
-	}
-	if incoming && caps["multifd"] && !old["multifd"] {
-		return qmp.Errorf("Multifd must be set before incoming starts")
 	}
 	if caps["dirty-limit"] {
 		return qmp.Errorf("dirty-limit requires KVM with accelerator property 'dirty-ring-size' set")

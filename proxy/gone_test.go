@@ -135,6 +135,17 @@ func TestRefused(t *testing.T) {
 	image(t, file, true)
 }
 
+// TestBlocked: what QEMU would not migrate it is asked to migrate, so that it says why.
+func TestBlocked(t *testing.T) {
+	f := newFake(t)
+	w := newFront(t, f).dial(t, "")
+	file := w.ready()
+	f.at("query-migrate", func(*qmp.Request) (any, error) { return map[string]any{"blocked-reasons": []string{"a device"}}, nil })
+	f.at("migrate", func(*qmp.Request) (any, error) { return nil, qmp.Errorf("a device") })
+	w.ask(migrateIt, `{"error": {"class": "GenericError", "desc": "a device"}}`)
+	image(t, file, false)
+}
+
 // TestSettings: capabilities and parameters are QEMU's, whoever sets them, and say who does a migration.
 func TestSettings(t *testing.T) {
 	f := newFake(t)

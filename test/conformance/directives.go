@@ -22,7 +22,7 @@ var directives map[string]func(p *player, args []string, text string) (string, e
 
 func init() {
 	directives = map[string]func(*player, []string, string) (string, error){
-		"raw": (*player).raw, "send": (*player).sendOnly,
+		"raw": (*player).raw, "repeat": (*player).repeat, "send": (*player).sendOnly,
 		"open": (*player).open, "dup": (*player).dup, "pipe": (*player).pipe, "memfd": (*player).memfd,
 		"make": (*player).makeFile, "size": (*player).size, "head": (*player).head, "cut": (*player).cut, "poke": (*player).poke,
 		"fill": (*player).fill, "check": (*player).check,
@@ -61,6 +61,11 @@ func (p *player) raw(_ []string, text string) (string, error) {
 		return p.answered(nil, err)
 	}
 	return p.answered(p.client.answer())
+}
+
+// repeat is raw with a text many times.
+func (p *player) repeat(args []string, _ string) (string, error) {
+	return p.raw(nil, strings.Repeat(args[1], int(number(args[0]))))
 }
 
 func (p *player) sendOnly(_ []string, text string) (string, error) {

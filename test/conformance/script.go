@@ -21,6 +21,7 @@ import (
 //
 //	COMMAND [JSON] [< NAME...]   execute it, with descriptors; the answer counts
 //	raw TEXT                     send these bytes (Go's escapes), without a newline; the answer counts
+//	repeat N TEXT                raw with the text that often
 //	send TEXT [< NAME...]        send these bytes, nothing is answered
 //	open NAME MODE FILE          a descriptor: MODE of r, w, rw with +direct, +append, +sync, +noatime
 //	dup NAME OLD                 another descriptor of the same open file description

@@ -107,6 +107,7 @@ func render(rows []row) []byte {
 	}
 	fmt.Fprintf(&b, "%d rows, %d answers each; %d of the %d comparisons of a row are without any difference.\n\n", len(rows), steps, same, 2*len(rows))
 	b.Write(table.Bytes())
+	b.WriteString(unreachable)
 	b.WriteString("\n## Deliberate differences\n")
 	b.Write(details.Bytes())
 	return b.Bytes()
