@@ -9,6 +9,8 @@ import (
 	"os"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -20,11 +22,12 @@ import (
 type ExportFormat string
 
 // ExportRaw is each block by itself, with what Import needs beside; ExportELF a core of the guest's physical memory;
-// ExportFlat an image that builds on no other.
+// ExportFlat an image that builds on no other; ExportAge the image itself, encrypted.
 const (
 	ExportRaw  ExportFormat = "raw"
 	ExportELF  ExportFormat = "elf"
 	ExportFlat ExportFormat = "flat"
+	ExportAge  ExportFormat = "age"
 )
 
 // ExportOptions are what Export can be told. Image, Out and Format are required.
@@ -36,6 +39,8 @@ type ExportOptions struct {
 	Memory []string // ExportELF: the main memory's blocks, in the order of addresses, where the image does not say
 	Base   string   // of a diff, if it is not where it was
 	Force  bool     // replace what is at Out
+
+	Recipients []age.Recipient // ExportAge: who can read it
 
 	Channels int
 	Direct   directio.Mode
@@ -50,7 +55,7 @@ type ExportResult struct {
 	Files    []ExportFile    `json:"files"`
 	Segments []ExportSegment `json:"segments,omitempty"` // ExportELF
 	CPUs     int             `json:"cpus"`               // ExportELF: whose registers are in the notes
-	ID       string          `json:"id,omitempty"`       // ExportFlat: of the new image
+	ID       string          `json:"id,omitempty"`       // ExportFlat: of the new image; ExportAge: of the image
 	LeftOut  []string        `json:"left_out"`           // blocks that are not in it
 	Seconds  float64         `json:"seconds"`
 }
@@ -97,8 +102,10 @@ func Export(ctx context.Context, o ExportOptions) (*ExportResult, error) {
 		write = e.elf
 	case o.Format == ExportFlat:
 		write = e.flat
+	case o.Format == ExportAge:
+		write = e.encrypted
 	case o.Format != ExportRaw:
-		return nil, fmt.Errorf("%q is no format to export to: raw, elf and flat are", o.Format)
+		return nil, fmt.Errorf("%q is no format to export to: raw, elf, flat and age are", o.Format)
 	case o.Block != "":
 		write = e.oneBlock
 	}
@@ -116,7 +123,7 @@ func (e *export) open() (err error) {
 	if e.image.Seal != nil {
 		err = e.image.VerifyStream()
 	}
-	if err == nil && e.image.base() != nil {
+	if err == nil && e.image.base() != nil && e.Format != ExportAge {
 		e.base, err = openBaseOf(e.image, e.Base)
 	}
 	if err != nil {

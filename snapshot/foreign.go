@@ -31,7 +31,7 @@ var foreignFormats = []struct {
 	{0, "\x89LZO\x00", "compressed with lzop: decompress it first"},
 	{0, "PK\x03\x04", "a zip archive"},
 	{257, "ustar", "a tar archive"},
-	{0, "age-encryption.org/v1", "encrypted with age: decrypt it first"},
+	{0, "age-encryption.org/v1", "a file encrypted with age: ramjet import --identity reads what ramjet export encrypted"},
 	{0, "\x00\x00\x64\x86\x84\x19\x10\x07", "the state file of a Firecracker snapshot"},
 	{0, "\x64\x86\x84\x19\x10\x07\x00\x00", "the state file of a Firecracker snapshot"},
 	{0, "\x00\x00\xaa\xaa\x84\x19\x10\x07", "the state file of a Firecracker snapshot"},

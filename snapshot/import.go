@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -22,11 +24,13 @@ import (
 
 // ImportOptions are what Import can be told. Dir and Image are required.
 type ImportOptions struct {
-	Dir      string // where the manifest image.json is
+	Dir      string // where the manifest image.json is; with Identities the encrypted file
 	Image    string // to be made
 	Force    bool   // replace an existing image
 	Channels int    // 1 to 255; 0: chosen
 	Direct   directio.Mode
+
+	Identities []age.Identity // keys, one of which decrypts Dir
 
 	Progress *Progress
 }
@@ -34,7 +38,7 @@ type ImportOptions struct {
 // ImportResult is what `ramjet import --json` prints. Sizes are in bytes.
 type ImportResult struct {
 	Image       string  `json:"image"`
-	ID          string  `json:"id"`
+	ID          string  `json:"id"` // "" if it has no seal
 	PagesTotal  int64   `json:"pages_total"`
 	PagesStored int64   `json:"pages_stored"`
 	BytesStored int64   `json:"bytes_stored"`
@@ -53,7 +57,8 @@ type importing struct {
 }
 
 // Import makes an image of raw memory and device state, as a Manifest describes them: what Export wrote, or what came
-// from elsewhere, with pmemsave and xen-save-devices-state of QEMU for example. Nothing is at Image unless all of it is.
+// from elsewhere, with pmemsave and xen-save-devices-state of QEMU for example; or of a file that Export encrypted. Nothing is at Image
+// unless all of it is.
 func Import(ctx context.Context, o ImportOptions) (*ImportResult, error) {
 	began := time.Now()
 	if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
@@ -61,6 +66,12 @@ func Import(ctx context.Context, o ImportOptions) (*ImportResult, error) {
 	}
 	i := &importing{ImportOptions: o, result: &ImportResult{Image: o.Image}}
 	defer i.close()
+	if len(i.Identities) > 0 {
+		return i.decrypted(ctx, began)
+	}
+	if err := needsIdentity(i.Dir); err != nil {
+		return nil, err
+	}
 	if err := i.read(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Dir, err)
 	}
