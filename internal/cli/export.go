@@ -3,10 +3,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/ramjet-vm/ramjet/migration"
@@ -16,9 +18,10 @@ import (
 func (a *app) export() *cobra.Command {
 	var o snapshot.ExportOptions
 	format := ""
+	var recipients, recipientFiles []string
 	c := &cobra.Command{
 		Use:   "export [flags] IMAGE OUT",
-		Short: "Write an image as raw memory, as an ELF core, or without its base",
+		Short: "Write an image as raw memory, as an ELF core, without its base, or encrypted",
 		Long: `Write IMAGE in another form, to look at it with other tools or to move it to other programs.
 
 raw   OUT becomes a directory: a file for each block of memory, sparse, as it lies in QEMU; the device
@@ -30,24 +33,32 @@ elf   OUT becomes a core of the guest's physical memory with the processors' reg
 flat  OUT becomes an image of its own: a diff and its base made one. On a file system that can (XFS, btrfs) it shares
       their pages and is there at once; pages that are shared are not read.
 
-Pages of a sealed image are checked as they are read. A diff is exported together with its base.`,
+age   OUT becomes the image's file as it is, encrypted for the owners of the keys that --recipient and --recipients-file name
+      (--format is not needed with them). ramjet import --identity makes the image of it again. A diff stays
+      a diff: its base is not in OUT. The format is a sparse tar archive, encrypted with age (age-encryption.org).
+
+Pages of a sealed image are checked as they are read, for age before. A diff is exported together with its base, but for age.`,
 		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core
   ramjet export --format raw vm1.img vm1.d && ramjet import vm1.d again.img
   ramjet export --format raw --block pc.ram vm1.img pc.ram
-  ramjet export --format flat diff.img whole.img`,
+  ramjet export --format flat diff.img whole.img
+  ramjet export --recipient age1s4lgdsf5pg2v3qzdq8gt2g07qwvwfnstjznesy7a2t3qmrnq758qe58pfm vm1.img vm1.img.age`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
+			secret := len(recipients)+len(recipientFiles) > 0
+			if secret && format == "" {
+				format = string(snapshot.ExportAge)
+			}
 			o.Format = snapshot.ExportFormat(format)
-			switch {
-			case !slices.Contains([]string{"raw", "elf", "flat"}, format):
-				return usageError{fmt.Errorf("which format? Give --format raw, --format elf or --format flat")}
-			case o.Block != "" && o.Format != snapshot.ExportRaw:
-				return usageError{fmt.Errorf("--block goes with --format raw")}
-			case o.Memory != nil && o.Format != snapshot.ExportELF:
-				return usageError{fmt.Errorf("--memory goes with --format elf")}
+			if err := fitting(&o, secret); err != nil {
+				return usageError{err}
+			}
+			var err error
+			if o.Recipients, err = readRecipients(recipients, recipientFiles); err != nil {
+				return err
 			}
 			o.Image, o.Out = args[0], args[1]
 			done := a.show(&o.Progress)
@@ -60,16 +71,56 @@ Pages of a sealed image are checked as they are read. A diff is exported togethe
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "`raw|elf|flat` (required)")
+	f.StringVar(&format, "format", "", "`raw|elf|flat|age` (required, unless there is a recipient)")
 	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
 	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses (default: as recorded)")
+	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; may be given again")
+	f.StringArrayVar(&recipientFiles, "recipients-file", nil, "age: encrypt for the recipients in `FILE`, one a line; may be given again")
 	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Force, "force", false, "replace what is at OUT")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
-	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf", "flat"))
+	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf", "flat", "age"))
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
+}
+
+// fitting tells whether the flags go together; secret: there are recipients.
+func fitting(o *snapshot.ExportOptions, secret bool) error {
+	switch encrypts := o.Format == snapshot.ExportAge; {
+	case !slices.Contains([]string{"raw", "elf", "flat", "age"}, string(o.Format)):
+		return errors.New("which format? Give --format raw, --format elf, --format flat or --format age")
+	case secret && !encrypts:
+		return fmt.Errorf("--recipient and --recipients-file go with --format age: export with --format %s, then encrypt that with age", o.Format)
+	case !secret && encrypts:
+		return errors.New("encrypted for whom? Give --recipient age1... or --recipients-file FILE")
+	case o.Base != "" && encrypts:
+		return errors.New("--base does not go with --format age: a diff is encrypted by itself")
+	case o.Block != "" && o.Format != snapshot.ExportRaw:
+		return errors.New("--block goes with --format raw")
+	case o.Memory != nil && o.Format != snapshot.ExportELF:
+		return errors.New("--memory goes with --format elf")
+	}
+	return nil
+}
+
+// readRecipients reads public keys of age.
+func readRecipients(keys, files []string) (all []age.Recipient, err error) {
+	for _, k := range keys {
+		r, err := snapshot.ParseRecipient(k)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--recipient: %w", err)}
+		}
+		all = append(all, r)
+	}
+	for _, f := range files {
+		r, err := snapshot.ReadRecipients(f)
+		if err != nil {
+			return nil, fmt.Errorf("--recipients-file: %w", err)
+		}
+		all = append(all, r...)
+	}
+	return all, nil
 }
 
 // exported says a result to a person.

@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -13,9 +14,10 @@ import (
 
 func (a *app) importImage() *cobra.Command {
 	var o snapshot.ImportOptions
+	var identities []string
 	c := &cobra.Command{
-		Use:   "import [flags] DIRECTORY IMAGE",
-		Short: "Make an image of raw memory and device state",
+		Use:   "import [flags] DIRECTORY|FILE IMAGE",
+		Short: "Make an image of raw memory and device state, or of an encrypted one",
 		Long: `Make IMAGE of the files in DIRECTORY: what ramjet export --format raw wrote there, or what came from elsewhere with a file
 image.json beside it. In that:
 
@@ -25,13 +27,24 @@ image.json beside it. In that:
 
 machine is QEMU's machine type with its version. blocks are all of "info ramblock" that have a name, in its order, with
 their used length. The device state is what QEMU's command xen-save-devices-state writes. command_line, cwd and
-executable may say how the VM was started.`,
+executable may say how the VM was started.
+
+With --identity IMAGE is made of FILE, which ramjet export --format age encrypted: the image that it was, holes and id too. Anybody
+may encrypt for a recipient; what proves an image is its id. --channels and --direct-io do nothing then.`,
 		Example: `  ramjet import vm1.d vm1.img
-  ramjet import --force vm1.d vm1.img && ramjet restore vm1.img -- -machine q35 -m 512M`,
+  ramjet import --force vm1.d vm1.img && ramjet restore vm1.img -- -machine q35 -m 512M
+  ramjet import --identity key.txt vm1.img.age vm1.img && ramjet verify vm1.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
+			}
+			for _, f := range identities {
+				keys, err := snapshot.ReadIdentities(f)
+				if err != nil {
+					return fmt.Errorf("--identity: %w", err)
+				}
+				o.Identities = append(o.Identities, keys...)
 			}
 			o.Dir, o.Image = args[0], args[1]
 			done := a.show(&o.Progress)
@@ -40,11 +53,12 @@ executable may say how the VM was started.`,
 			if err != nil {
 				return err
 			}
-			return a.print(r, fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)\n", r.Image, r.ID, r.PagesStored, r.PagesTotal, size(r.BytesStored)))
+			return a.print(r, fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)\n", r.Image, cmp.Or(r.ID, "none"), r.PagesStored, r.PagesTotal, size(r.BytesStored)))
 		},
 	}
 	f := c.Flags()
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
+	f.StringArrayVar(&identities, "identity", nil, "decrypt with the secret keys in `FILE`, as age-keygen writes it; may be given again")
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
