@@ -9,6 +9,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -29,14 +30,21 @@ func Names(dir string) Right {
 // /proc/PID/mem and /proc/PID/pagemap. Everything else that takes ptrace(2) access to another process is gone with it:
 // process_vm_readv(2), and opening its memory, its descriptors and what it has mapped.
 func Files(rights ...Right) (missing error) {
-	if !haveLandlock() {
+	switch {
+	case !haveLandlock():
 		return errors.New("no Landlock: this kernel does not have it, or has it switched off")
+	case withCgo && filtered.Load():
+		return errors.New("no Landlock: this program was built with cgo (CGO_ENABLED=0 makes one that can)")
 	}
 	if err := landlock.V6.BestEffort().Restrict(rights...); err != nil {
 		return fmt.Errorf("no Landlock: %w", err)
 	}
 	return nil
 }
+
+// filtered: Calls has been called. In a program with cgo all threads are reached by libpsx, with signals of its own, and under a filter
+// it waits for ever.
+var filtered atomic.Bool
 
 // haveLandlock asks for the version of the kernel's Landlock.
 func haveLandlock() bool {
@@ -70,6 +78,7 @@ func Calls(groups ...Group) (missing error) {
 	if err != nil {
 		return errors.Join(fmt.Errorf("no seccomp: %w", err), NoNewPrivs())
 	}
+	filtered.Store(true)
 	return nil
 }
 

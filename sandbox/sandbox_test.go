@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 	"unsafe"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
@@ -25,6 +27,10 @@ func TestMain(m *testing.M) {
 		files(dir)
 	case "calls":
 		systemCalls(dir)
+	case "calls, then files":
+		say("both:", errors.Join(Calls(Group{Action: seccomp.ActionAllow, Names: []string{"landlock_add_rule", "landlock_restrict_self"},
+			NamesWithCondtions: []seccomp.NameWithConditions{OpenExisting, With("prctl", 0, seccomp.Equal, unix.PR_SET_NO_NEW_PRIVS)}}), Files()))
+		say("open a file:", opened("/etc/passwd", 0))
 	default:
 		os.Exit(m.Run())
 	}
@@ -45,7 +51,9 @@ func again(t *testing.T, what string, want string) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.Command("/proc/self/exe")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, "/proc/self/exe")
 	c.Env = append(os.Environ(), helper+"="+what, helper+"_DIR="+dir, fmt.Sprintf("%s_ADDR=%d", helper, uintptr(unsafe.Pointer(&other[0]))))
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -202,4 +210,17 @@ func TestCalls(t *testing.T) {
 		a signal: EPERM
 		an ioctl: ENOTTY
 		another ioctl: EPERM`)
+}
+
+// TestBoth has the file system go under a filter, as a save does. With cgo that cannot be, and must not be waited for.
+func TestBoth(t *testing.T) {
+	if withCgo {
+		again(t, "calls, then files", `
+			both: no Landlock: this program was built with cgo (CGO_ENABLED=0 makes one that can)
+			open a file: yes`)
+		return
+	}
+	again(t, "calls, then files", `
+		both: yes
+		open a file: EACCES`)
 }
