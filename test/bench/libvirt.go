@@ -115,6 +115,9 @@ func (b *bench) libvirtLoad(ctx context.Context, flags []string) (s Sample, err 
 	if err := evict(b.image); err != nil {
 		return s, err
 	}
+	if err := claim(b.stored); err != nil {
+		return s, err
+	}
 	settle()
 	began := time.Now()
 	if err := virsh(ctx, append([]string{"restore", b.image}, flags...)...); err != nil {

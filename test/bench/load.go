@@ -37,10 +37,14 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*lo
 		l.stored = r.BytesStored
 		b.loads[backend] = l
 	}
+	ready := evict
 	if inCache {
-		return l, warm(l.image)
+		ready = warm
 	}
-	return l, evict(l.image)
+	if err := ready(l.image); err != nil {
+		return nil, err
+	}
+	return l, claim(l.stored)
 }
 
 // restore measures a restore. The VM is killed when it runs.
