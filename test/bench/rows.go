@@ -84,7 +84,7 @@ func (b *bench) instantRows() (rows []*Row) {
 	for _, eighths := range b.few(2, 1, 4, 16) {
 		size := b.eighths(eighths)
 		rows = append(rows, &Row{Name: "ramjet instant " + size, Group: "instant",
-			What: fmt.Sprintf("a guest of %s with %d MiB in use, mapped, image not cached", size, b.smallFill()), run: instantSized(size)})
+			What: fmt.Sprintf("a guest of %s with %d MiB in use, mapped, image not cached", size, b.smallUse()), run: instantSized(size)})
 	}
 	return rows
 }
@@ -98,7 +98,7 @@ func (b *bench) sparseRows() (rows []*Row) {
 		size := b.eighths(eighths)
 		rows = append(rows,
 			&Row{Name: "ramjet sparse " + size, Group: "sparse",
-				What: fmt.Sprintf("save of a guest of %s with %d MiB in use, anonymous memory", size, b.smallFill()), run: sparse(size, saved())},
+				What: fmt.Sprintf("save of a guest of %s with %d MiB in use, anonymous memory", size, b.smallUse()), run: sparse(size, saved())},
 			&Row{Name: "qemu sparse " + size, Group: "sparse", What: "the same by QEMU, 4 multifd channels", run: sparse(size, qemuSave(4, true))})
 	}
 	return rows

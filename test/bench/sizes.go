@@ -4,12 +4,14 @@ package bench
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// smallFill is what the guests that differ only in size have in use, in MiB: 256 beside a guest of 4 GiB.
-func (b *bench) smallFill() int { return int(b.size >> 20 / 16) }
+// smallUse is what the guests that differ only in size have in use, in MiB, their kernel with it: 384 beside a guest of 4 GiB.
+func (b *bench) smallUse() int { return int(b.size >> 20 * 3 / 32) }
 
 // sparse measures with a guest of that size of which little is in use.
 func sparse(size string, f func(context.Context, *bench, *vm.VM) (Sample, error)) measure {
@@ -27,9 +29,20 @@ func (b *bench) sized(ctx context.Context, size string) (*vm.VM, error) {
 	if v := b.sizes[size]; v != nil {
 		return v, nil
 	}
-	v, err := vm.Start(ctx, vm.Config{Memory: size, Fill: b.smallFill()})
-	if err == nil {
-		b.sizes[size] = v
+	v, err := vm.Start(ctx, vm.Config{Memory: size, Fill: 1, Append: "transparent_hugepage=never"})
+	if err != nil {
+		return nil, err
+	}
+	b.sizes[size] = v
+	// What a kernel uses itself grows with the guest: the descriptions of its pages alone are 16 MiB a GiB.
+	image := filepath.Join(b.dir, "sized")
+	defer os.Remove(image)
+	r, _, err := b.saveTo(ctx, v, image)
+	if err != nil {
+		return nil, err
+	}
+	if rest := b.smallUse() - int(r.BytesStored>>20); rest > 0 {
+		err = v.Fill(rest)
 	}
 	return v, err
 }

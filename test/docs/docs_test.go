@@ -352,7 +352,7 @@ var notRun = map[string]string{
 }
 
 // TestBlocks sees to it that no command in the documents is skipped but for a reason: what is no block of commands that TestDocs
-// runs is Go, XML, or in notRun, and no command hides in a block without a fence.
+// runs is Go, XML, text that something printed, or in notRun, and no command hides in a block without a fence.
 func TestBlocks(t *testing.T) {
 	found := map[string]bool{}
 	blocks, commands := 0, 0
@@ -361,7 +361,7 @@ func TestBlocks(t *testing.T) {
 		for _, o := range d.others {
 			key := filepath.Base(f) + ": " + o.first
 			switch {
-			case o.kind == "go" || o.kind == "xml":
+			case o.kind == "go" || o.kind == "xml" || o.kind == "text":
 			case notRun[key] == "":
 				t.Errorf("%s:%d: a block %q is not run: make it a console, or say in notRun why not", f, o.line+1, o.kind)
 			case found[key]:
