@@ -7,9 +7,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,11 +16,9 @@ import (
 // TestQuick measures everything once, so that no row rots. It looks at no figures but those that cannot be wrong on a busy machine.
 func TestQuick(t *testing.T) {
 	vm.Need(t)
-	program := filepath.Join(t.TempDir(), "ramjet")
-	build := exec.Command("go", "build", "-o", program, "../../cmd/ramjet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build ramjet: %v\n%s", err, out)
+	program, err := vm.BuildRamjet(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
 	}
 	r, err := Run(context.Background(), Config{
 		Program: program, Dir: t.TempDir(), Memory: QuickMemory, Fill: QuickFill, Rounds: 1, Quick: true, Log: func(s string) { t.Log(s) },

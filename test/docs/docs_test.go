@@ -39,10 +39,8 @@ var update = flag.Bool("update", false, "write what commands print into the docu
 func TestDocs(t *testing.T) {
 	vm.Need(t)
 	bin := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(bin, "ramjet"), "../../cmd/ramjet")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build ramjet: %v\n%s", err, out)
+	if _, err := vm.BuildRamjet(bin); err != nil {
+		t.Fatal(err)
 	}
 	for _, f := range documents(t) {
 		d := parse(t, f)
