@@ -106,7 +106,7 @@ func dataRanges(f *os.File, offset int64, within Range, tmpfs bool) iter.Seq2[Ra
 			}
 			var hole int64
 			if err == nil {
-				hole, err = dataEnd(fd, data, min(end, data+longest), tmpfs)
+				hole, err = dataEnd(f, data, min(end, data+longest), tmpfs)
 			}
 			if err != nil {
 				yield(Range{}, fmt.Errorf("cannot tell data from holes in %s: %w", f.Name(), err))
@@ -130,7 +130,7 @@ const (
 // dataEnd returns an offset behind data up to which there is no hole; where it can, not beyond end. SEEK_HOLE alone would tell,
 // but goes on to the first hole wherever that is, page by page: in a guest that uses all its memory that takes longer than
 // anybody should wait for the first pages. So on tmpfs the pages of a window are counted first (cachestat(2), Linux 6.5).
-func dataEnd(fd int, data, end int64, tmpfs bool) (int64, error) {
+func dataEnd(f *os.File, data, end int64, tmpfs bool) (int64, error) {
 	if end-data <= PageSize {
 		return end, nil
 	}
@@ -138,7 +138,7 @@ func dataEnd(fd int, data, end int64, tmpfs bool) (int64, error) {
 	for tmpfs && at < end {
 		next := min((at/window+1)*window, end)
 		first, last := pageDown(at), pageUp(next)
-		if n, err := calls.Resident(fd, first, last-first); err != nil || n < last-first {
+		if n, err := calls.Resident(f, first, last-first); err != nil || n < last-first {
 			break
 		}
 		at = next
@@ -146,7 +146,7 @@ func dataEnd(fd int, data, end int64, tmpfs bool) (int64, error) {
 	if at > data {
 		return at, nil
 	}
-	return seek(fd, data, unix.SEEK_HOLE)
+	return seek(int(f.Fd()), data, unix.SEEK_HOLE)
 }
 
 func seek(fd int, off int64, whence int) (int64, error) {

@@ -3,9 +3,12 @@
 package guestmem
 
 import (
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
 )
 
 // Calls are the system calls through which guest memory is looked at, read and written, as a seam: a test
@@ -16,21 +19,17 @@ type Calls struct {
 	Pread    func(fd int, p []byte, off int64) (int, error)
 	Pwrite   func(fd int, p []byte, off int64) (int, error)
 	Seek     func(fd int, off int64, whence int) (int64, error)
-	Resident func(fd int, off, n int64) (int64, error)     // bytes in the page cache: cachestat(2)
+	Resident func(f *os.File, off, n int64) (int64, error) // bytes in the page cache: cachestat(2)
 	Scan     func(fd int, arg unsafe.Pointer) (int, error) // ioctl(PAGEMAP_SCAN)
 }
 
 var calls = Calls{
-	ReadVM:  unix.ProcessVMReadv,
-	WriteVM: unix.ProcessVMWritev,
-	Pread:   unix.Pread,
-	Pwrite:  unix.Pwrite,
-	Seek:    unix.Seek,
-	Resident: func(fd int, off, n int64) (int64, error) {
-		var c unix.Cachestat_t
-		err := unix.Cachestat(uint(fd), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &c, 0)
-		return int64(c.Cache) * PageSize, err
-	},
+	ReadVM:   unix.ProcessVMReadv,
+	WriteVM:  unix.ProcessVMWritev,
+	Pread:    unix.Pread,
+	Pwrite:   unix.Pwrite,
+	Seek:     unix.Seek,
+	Resident: directio.Resident,
 	Scan: func(fd int, arg unsafe.Pointer) (int, error) {
 		n, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), PagemapScan, uintptr(arg))
 		if errno != 0 {

@@ -46,8 +46,8 @@ const (
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255
 
-// DefaultChannels keep a fast disk's queue filled while two cores read and sum: eight took 3 to 5% less time than four where it
-// was measured, and sixteen no less than eight.
+// DefaultChannels are enough to keep a device busy while some wait for it and others read and sum. Where it was measured two to
+// sixteen were alike (docs/scale.md).
 const DefaultChannels = 8
 
 // Params are the knobs of a transfer.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
 // Reserve asks for room in the image's file for the memory that exists now, where that makes direct writes faster
@@ -29,7 +30,7 @@ func (s *Save) Reserve(f *directio.File) error {
 			s.reserved[i] = append(s.reserved[i], r)
 			if f.Reserve(s.Layout.Blocks[i].PagesOffset+r.Start, r.Len()) != nil {
 				// As much as was found is given back. Where even that cannot be done it is room lost, and nothing else.
-				_ = s.release(f, func(_ int, r guestmem.Range, free func(start, end int64) error) error { return free(r.Start, r.End) })
+				_ = s.Release(f)
 				s.reserved = nil
 				return nil
 			}
@@ -78,33 +79,35 @@ func exists(m guestmem.Memory, off int64) (bool, error) {
 
 // Release gives the room back that Reserve took and no Run used: to be called after the last one.
 func (s *Save) Release(f *directio.File) error {
-	return s.release(f, func(block int, r guestmem.Range, free func(start, end int64) error) error {
-		start := r.Start
-		for first, end := range s.written[block].RunsIn(r.Start/guestmem.PageSize, r.End/guestmem.PageSize) {
-			if err := free(start, first*guestmem.PageSize); err != nil {
-				return err
-			}
-			start = end * guestmem.PageSize
-		}
-		return free(start, r.End)
-	})
-}
-
-// release frees of each reserved range what which says.
-func (s *Save) release(f *directio.File, which func(block int, r guestmem.Range, free func(start, end int64) error) error) error {
 	for i, ranges := range s.reserved {
-		free := func(start, end int64) error {
-			if start == end {
-				return nil
-			}
-			return f.Punch(s.Layout.Blocks[i].PagesOffset+start, end-start)
+		var written mappedram.Bitmap // nothing before the first Run
+		if s.written != nil {
+			written = s.written[i]
 		}
 		for _, r := range ranges {
-			if err := which(i, r, free); err != nil {
+			if err := s.free(f, i, r, written); err != nil {
 				return err
 			}
 		}
 	}
 	s.reserved = nil
 	return nil
+}
+
+// free makes holes of those pages of a range that are not written.
+func (s *Save) free(f *directio.File, block int, r guestmem.Range, written mappedram.Bitmap) error {
+	first, last := r.Start/guestmem.PageSize, r.End/guestmem.PageSize
+	hole := func(first, end int64) error {
+		if first == end {
+			return nil
+		}
+		return f.Punch(s.Layout.Blocks[block].PagesOffset+first*guestmem.PageSize, (end-first)*guestmem.PageSize)
+	}
+	for start, end := range written.RunsIn(first, last) {
+		if err := hole(first, start); err != nil {
+			return err
+		}
+		first = end
+	}
+	return hole(first, last)
 }

@@ -27,12 +27,10 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 	if err == nil {
 		err = s.passTarget(ctx, set)
 	}
-	if err == nil {
-		err = s.confineByQEMU()
-	}
 	if err != nil {
 		return id, err
 	}
+	s.confineByQEMU()
 	remove := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
 		defer cancel()

@@ -98,17 +98,19 @@ func (n *native) readByDescriptor() error {
 const maxThroughDescriptor = 64 << 20
 
 // confineByQEMU is confineFiles for a save by QEMU itself, of which no memory is read.
-func (s *save) confineByQEMU() (err error) {
+func (s *save) confineByQEMU() {
 	if !s.Confine {
-		return nil
+		return
 	}
+	var err error
 	if s.spare, err = scratch(filepath.Dir(s.Image)); err == nil {
 		err = s.keepFor(os.O_RDONLY)
 	}
-	if err == nil {
-		s.confinePaths()
+	if err != nil {
+		s.lacks(fmt.Errorf("no Landlock: %w", err))
+		return
 	}
-	return err
+	s.confinePaths()
 }
 
 // keepFor opens what the channels will use. A rule that lets them open it themselves would be a reference to the file, which,

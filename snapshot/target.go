@@ -82,11 +82,12 @@ func (t *target) Open(flags int) (*os.File, error) {
 }
 
 // keep makes n descriptions with flags, for when no path can be opened any more. Open gives them out in turn, as often as it is called:
-// of n files that are in use at a time no two have the same.
+// of n files that are in use at a time no two have the same. Where they cannot all be made none is kept.
 func (t *target) keep(n, flags int) error {
 	for range n {
 		f, err := directio.Reopen{File: t.file.File}.Open(flags)
 		if err != nil {
+			t.forget()
 			return err
 		}
 		if t.kept == nil {
@@ -95,6 +96,16 @@ func (t *target) keep(n, flags int) error {
 		t.kept[flags] = append(t.kept[flags], f)
 	}
 	return nil
+}
+
+// forget closes what was kept.
+func (t *target) forget() {
+	for _, kept := range t.kept {
+		for _, f := range kept {
+			f.Close()
+		}
+	}
+	t.kept = nil
 }
 
 func duplicate(f *os.File) (*os.File, error) {
@@ -180,11 +191,7 @@ func (t *target) Discard() {
 	if t.named {
 		_ = directio.Remove(t.hidden)
 	}
-	for _, kept := range t.kept {
-		for _, f := range kept {
-			f.Close()
-		}
-	}
+	t.forget()
 	t.file.Close()
 }
 

@@ -4,6 +4,7 @@ package snapshot
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -249,5 +250,30 @@ func TestLongName(t *testing.T) {
 		if err != nil || len(names(t, dir)) != 1 {
 			t.Errorf("%v, %q", err, names(t, dir))
 		}
+	}
+}
+
+// TestKept gives out descriptions of their own to as many as use them at a time, and none where not all could be made.
+func TestKept(t *testing.T) {
+	target, err := newTarget(filepath.Join(t.TempDir(), "image"), false)
+	check(t, err)
+	defer target.Discard()
+	check(t, target.keep(2, os.O_WRONLY))
+	var files []*os.File
+	for range 3 {
+		f, err := target.Open(os.O_WRONLY)
+		check(t, err)
+		defer f.Close()
+		files = append(files, f)
+	}
+	_, err = files[0].Seek(5, io.SeekStart)
+	check(t, err)
+	for i, want := range []int64{5, 0, 5} {
+		if at, err := files[i].Seek(0, io.SeekCurrent); at != want || err != nil {
+			t.Errorf("file %d is at %d, not %d, %v", i, at, want, err)
+		}
+	}
+	if err := target.keep(1, unix.O_DIRECTORY); err == nil || len(target.kept) != 0 {
+		t.Errorf("%v, and %d are kept", err, len(target.kept))
 	}
 }
