@@ -258,6 +258,9 @@ func (p *player) keep(name string, fd int, err error) error {
 	if err != nil {
 		return err
 	}
+	if old := p.files[name]; old != nil {
+		old.Close()
+	}
 	p.files[name] = os.NewFile(uintptr(fd), name)
 	p.flags[name] = describe(p.files[name])
 	return nil

@@ -136,11 +136,11 @@ func TestTrigger3(t *testing.T) {
 		weakness
 		says string
 	}{
-		{"then the disk is full", weakness{at: inPages, errno: unix.ENOSPC, every: true}, "failed: .*no space left on device"},
+		{"then the disk is full", weakness{at: inPages, errno: unix.ENOSPC, every: true, after: true}, "failed: .*no space left on device"},
 		{"then an error", weakness{at: inPages, errno: unix.EIO}, "failed: .*input/output error"},
 		{"then nothing at all", weakness{at: inPages}, "failed: .*short write"},
-		{"then too large", weakness{at: inPages, errno: unix.EFBIG, every: true}, "failed: .*file too large"},
-		{"within a page, then an error", weakness{at: inPages + 100, errno: unix.EIO, every: true}, "failed: .*(input/output error|short write)"},
+		{"then too large", weakness{at: inPages, errno: unix.EFBIG, every: true, after: true}, "failed: .*file too large"},
+		{"within a page, then an error", weakness{at: inPages + 100, errno: unix.EIO, every: true, after: true}, "failed: .*(input/output error|short write)"},
 	}
 	for _, setup := range disk.channels("w") {
 		t.Run(setup.name, func(t *testing.T) {
