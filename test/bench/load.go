@@ -18,11 +18,13 @@ type load struct {
 	image  string
 	stored int64
 	round  int
+	memory *reservoir // for one measurement
 }
 
-// load has the image of a guest ready, in the page cache if it is to be warm, and not there at all if not.
-func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*load, error) {
-	l := b.loads[backend]
+// load has the image of a guest ready, in the page cache if it is to be warm, and not there at all if not, and memory for what loads it.
+// The memory is closed when that is measured.
+func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (l *load, err error) {
+	l = b.loads[backend]
 	if l == nil || l.round != b.round {
 		v, err := b.guest(ctx, backend)
 		if err != nil {
@@ -41,10 +43,11 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*lo
 	if inCache {
 		ready = warm
 	}
-	if err := ready(l.image); err != nil {
+	if err = ready(l.image); err != nil {
 		return nil, err
 	}
-	return l, claim(l.stored)
+	l.memory, err = fillReservoir(2 * l.stored) // once for the guest, once for the page cache
+	return l, err
 }
 
 // restore measures a restore. The VM is killed when it runs.
@@ -54,6 +57,7 @@ func restore(backend vm.Backend, inCache bool, flags ...string) measure {
 		if err != nil {
 			return Sample{}, err
 		}
+		defer l.memory.close()
 		s, err := b.restoreOnce(ctx, l.v, l.image, flags...)
 		if s.Bytes != 0 {
 			s.Bytes = l.stored

@@ -110,6 +110,7 @@ func qemuLoad(channels int, direct, inCache bool) measure {
 		if err != nil {
 			return s, err
 		}
+		defer l.memory.close()
 		dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
 		if err != nil {
 			return s, err

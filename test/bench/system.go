@@ -21,16 +21,6 @@ import (
 // settle lets what went before end, so that a row does not pay for another's dirty pages.
 func settle() { unix.Sync() }
 
-// claim has the machine hand out, and take back, as much memory as a load is about to fill. Where the machine is a virtual one its host may have
-// to find that first, which takes seconds: without this whoever loads first would pay for all that load after it.
-func claim(bytes int64) error {
-	p, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
-	if err != nil {
-		return fmt.Errorf("no %d MiB of free memory to load into: %w", bytes>>20, err)
-	}
-	return unix.Munmap(p)
-}
-
 func pause() { time.Sleep(2 * time.Millisecond) }
 
 // ownCPU is the processor time that this process has used, in seconds.

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// reservoir is memory that this process has taken, and gives back piece by piece as a load takes it. Where the machine is a
+// virtual one, its host may take free memory away (free page reporting, virtio_balloon) and find it again when it is
+// touched, which takes longer than the load itself and never as long: a load would measure the host. What has just been given back is what
+// the kernel hands out next.
+type reservoir struct {
+	mem  []byte
+	base uint64 // bytes free when all of it was taken
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// cushion is how much is free for the load to take at any time, and drop how much is given back at a time, in bytes: many huge pages.
+const (
+	cushion = 512 << 20
+	drop    = 64 << 20
+)
+
+// fillReservoir takes memory for a load that will fill so many bytes.
+func fillReservoir(bytes int64) (*reservoir, error) {
+	mem, err := unix.Mmap(-1, 0, int(bytes+cushion+drop)&^(drop-1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("no %d MiB of memory to load into: %w", bytes>>20, err)
+	}
+	unix.Madvise(mem, unix.MADV_HUGEPAGE) // faster; what cannot have them goes without
+	if err := unix.Madvise(mem, unix.MADV_POPULATE_WRITE); err != nil {
+		unix.Munmap(mem)
+		return nil, fmt.Errorf("no %d MiB of free memory to load into: %w", bytes>>20, err)
+	}
+	r := &reservoir{mem: mem, base: freeMemory(), stop: make(chan struct{})}
+	r.done.Add(1)
+	go r.run()
+	return r, nil
+}
+
+// run keeps as much free as there was, and the cushion.
+func (r *reservoir) run() {
+	defer r.done.Done()
+	runtime.LockOSThread() // so that the load's own threads are never waited for
+	for given := 0; given < len(r.mem); {
+		if freeMemory() >= r.base+cushion {
+			select {
+			case <-r.stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			continue
+		}
+		unix.Madvise(r.mem[given:given+drop], unix.MADV_DONTNEED)
+		given += drop
+	}
+}
+
+// close gives everything back. A reservoir is closed when its load is measured.
+func (r *reservoir) close() {
+	close(r.stop)
+	r.done.Wait()
+	unix.Munmap(r.mem)
+}
+
+// freeMemory is what the machine has free, in bytes, the page cache not counted.
+func freeMemory() uint64 {
+	var s unix.Sysinfo_t
+	if unix.Sysinfo(&s) != nil {
+		return 0
+	}
+	return uint64(s.Freeram) * uint64(s.Unit)
+}
