@@ -4,6 +4,7 @@ package directio
 
 import (
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,22 +13,44 @@ import (
 // is what it costs and the collector never scans it.
 type Buffer []byte
 
-// NewBuffer maps size bytes (rounded up to pages).
+// hugePage is the size of a transparent huge page, in bytes (amd64).
+const hugePage = 2 << 20
+
+// NewBuffer maps size bytes (rounded up to pages), in huge pages if it is as large as one and the kernel gives them: it pins the
+// pages of a direct transfer one by one, and a device takes what lies together in memory at once.
 func NewBuffer(size int) (Buffer, error) {
 	size = (size + PageSize - 1) &^ (PageSize - 1)
-	p, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	room := uintptr(size)
+	if size >= hugePage {
+		room += hugePage // mmap(2) aligns to huge pages by itself only since Linux 6.7
+	}
+	p, err := unix.MmapPtr(-1, 0, nil, room, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("no memory for a buffer of %d bytes: %w", size, err)
 	}
-	// The kernel pins the pages of a direct transfer one by one: in huge pages there are few. Only advice; small buffers and
-	// kernels without transparent huge pages do without.
-	_ = unix.Madvise(p, unix.MADV_HUGEPAGE)
-	return p, nil
+	if before := -uintptr(p) % hugePage; room > uintptr(size) {
+		p = trim(p, room, before, uintptr(size))
+	}
+	b := Buffer(unsafe.Slice((*byte)(p), size))
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only advice
+	return b, nil
+}
+
+// trim gives back what is in front of n bytes of a mapping, and behind them.
+func trim(p unsafe.Pointer, room, before, n uintptr) unsafe.Pointer {
+	start := unsafe.Add(p, before)
+	if before > 0 {
+		_ = unix.MunmapPtr(p, before)
+	}
+	if after := room - before - n; after > 0 {
+		_ = unix.MunmapPtr(unsafe.Add(start, n), after)
+	}
+	return start
 }
 
 // Free gives the memory back; the buffer and all slices of it are dead then.
 func (b Buffer) Free() {
 	if b != nil {
-		_ = unix.Munmap(b)
+		_ = unix.MunmapPtr(unsafe.Pointer(unsafe.SliceData(b)), uintptr(cap(b)))
 	}
 }

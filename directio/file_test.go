@@ -5,6 +5,7 @@ package directio
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -280,5 +281,42 @@ func TestPunch(t *testing.T) {
 		if hole := i >= 4*PageSize && i < 12*PageSize; hole != (b == 0) {
 			t.Fatalf("byte %d is %d", i, b)
 		}
+	}
+}
+
+// TestBuffersPlace: a large one begins where a huge page can, and nothing of what was mapped for that is left behind.
+func TestBuffersPlace(t *testing.T) {
+	mapped := func() (kib int) {
+		b, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Skip(err)
+		}
+		_, rest, _ := strings.Cut(string(b), "VmSize:")
+		fmt.Sscan(rest, &kib)
+		return kib
+	}
+	before := mapped()
+	for _, size := range []int{1, PageSize, 3 * PageSize, hugePage, hugePage + 1, 3 * hugePage} {
+		var all []Buffer
+		for range 40 {
+			b, err := NewBuffer(size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(b) < size || len(b) >= size+PageSize {
+				t.Errorf("%d bytes: has %d", size, len(b))
+			}
+			if at := uintptr(unsafe.Pointer(&b[0])); at%PageSize != 0 || size >= hugePage && at%hugePage != 0 {
+				t.Errorf("%d bytes: at %#x", size, at)
+			}
+			b[0], b[len(b)-1] = 1, 1
+			all = append(all, b)
+		}
+		for _, b := range all {
+			b.Free()
+		}
+	}
+	if more := mapped() - before; more > 100*1024 { // Go's own heap is in it
+		t.Errorf("%d KiB are mapped after all is freed", more)
 	}
 }
