@@ -29,9 +29,9 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 )
 
-// stretch is the unit of work, in bytes, and the largest write: 1024 pages. Sixteen words of a bitmap and 8 KiB
+// stretch is the unit of work, in bytes, and the largest write: 512 pages. Eight words of a bitmap and 4 KiB
 // of sums belong to it alone.
-const stretch = 4 << 20
+const stretch = 2 << 20
 
 // piece is how much is read from memory at a time, in bytes: what was just read is still in a core's
 // own cache when it is compared with zero and summed.
@@ -46,9 +46,10 @@ const (
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255
 
-// DefaultChannels are enough to keep a device busy while some wait for it and others read and sum. Where it was measured two to
-// sixteen were alike (docs/scale.md).
-const DefaultChannels = 8
+// DefaultChannels are enough to keep a device busy while some wait for it and others read and sum. For saves two to sixteen were
+// alike where it was measured (docs/scale.md); loads were fastest with sixteen, which have less than eight of twice the stretch in
+// a core's own cache at a time.
+const DefaultChannels = 16
 
 // Params are the knobs of a transfer.
 type Params struct {
@@ -109,7 +110,7 @@ type job struct {
 }
 
 // maxWorkers bounds how many stretches are under way at a time, and so this process's memory, however many channels there are.
-const maxWorkers = 8
+const maxWorkers = 16
 
 // channel is one way to the image with what belongs to it alone.
 type channel struct {
