@@ -124,6 +124,10 @@ func (b *bench) diffRows() (rows []*Row) {
 				What: "what of it is no longer mapped from the base: neighbouring pages"},
 			&Row{Name: "ramjet diff scattered " + size, Group: group, run: grownDiff(size, b.scattered()),
 				What: fmt.Sprintf("the same with every %d. page dirtied", b.scattered())})
+		if eighths == 8 {
+			rows = append(rows, &Row{Name: "disk write scattered", Group: group, run: diskScattered,
+				What: "as many pages as far apart by one plain loop, and fsync: the file system's share of such a diff"})
+		}
 	}
 	return append(rows,
 		&Row{Name: "ramjet base", Group: "diff sums", What: "full save of a guest with shared memfd", run: sumsBase},
