@@ -368,11 +368,14 @@ func TestShortFile(t *testing.T) {
 // TestByDescriptor reads memory of each kind through descriptors that were opened before, and in no other way.
 func TestByDescriptor(t *testing.T) {
 	each(t, func(t *testing.T, g *guest, m Memory) {
-		if _, file := m.(*shared); ByProcess(m) == file {
-			t.Errorf("by process: %v", !file)
+		process, ok := m.(ByProcess)
+		if _, file := m.(*shared); ok == file {
+			t.Errorf("by process: %v", ok)
 		}
-		if err := ByDescriptor(m); err != nil {
-			t.Fatal(err)
+		if ok {
+			if err := process.ByDescriptor(); err != nil {
+				t.Fatal(err)
+			}
 		}
 		defer Inject(func(c *Calls) {
 			c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
@@ -406,7 +409,7 @@ func TestByDescriptor(t *testing.T) {
 		if m.Read(got[:PageSize], m.Size()) == nil {
 			t.Error("what is behind it can be read")
 		}
-		if ByProcess(m) {
+		if ok {
 			unix.Kill(g.pid, unix.SIGKILL)
 			for deadline := time.Now().Add(5 * time.Second); m.Read(got[:PageSize], 0) == nil; {
 				if time.Now().After(deadline) {

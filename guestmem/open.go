@@ -45,23 +45,6 @@ func Open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 	}
 }
 
-// ByProcess tells whether m is read by the process that has it, with ptrace(2) access each time, and not from a file.
-func ByProcess(m Memory) bool {
-	_, ok := m.(interface{ byDescriptor() error })
-	return ok
-}
-
-// ByDescriptor has m be read through descriptors that are open from here on, for a caller that is about to give up ptrace(2) access to
-// its process (Landlock). It is for reading only, and not while m is in use. Memory that is ByProcess costs two to four times the
-// processor time then, since /proc/PID/mem copies each page twice (mem_rw): 5 GB/s, where process_vm_readv(2) makes 10, and 25 in
-// huge pages.
-func ByDescriptor(m Memory) error {
-	if p, ok := m.(interface{ byDescriptor() error }); ok {
-		return p.byDescriptor()
-	}
-	return nil
-}
-
 func openFlags(a Access) int {
 	if a == ReadWrite {
 		return os.O_RDWR

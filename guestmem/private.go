@@ -79,8 +79,8 @@ func (p *private) transfer(verb string, call vmCall, buf []byte, off int64) erro
 	return nil
 }
 
-// byDescriptor opens /proc/PID/mem. The kernel asks for permission when it is opened, and no more when it is read (mem_open).
-func (p *private) byDescriptor() (err error) {
+// ByDescriptor opens /proc/PID/mem. The kernel asks for permission when it is opened, and no more when it is read (mem_open).
+func (p *private) ByDescriptor() (err error) {
 	p.mem, err = os.Open(fmt.Sprintf("/proc/%d/mem", p.pid))
 	return permission(p.pid, err)
 }

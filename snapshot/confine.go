@@ -77,23 +77,25 @@ func (n *native) confineFiles() (wait func()) {
 // readByDescriptor has all memory be read so, if that is not too slow.
 func (n *native) readByDescriptor() error {
 	var slow int64
+	var all []guestmem.ByProcess
 	for _, m := range n.memory {
-		if guestmem.ByProcess(m) {
+		if p, ok := m.(guestmem.ByProcess); ok {
 			slow += m.Size()
+			all = append(all, p)
 		}
 	}
 	if slow > maxThroughDescriptor {
 		return fmt.Errorf("under it the VM's %d MiB of private memory could only be read slowly", slow>>20)
 	}
-	for _, m := range n.memory {
-		if err := guestmem.ByDescriptor(m); err != nil {
+	for _, p := range all {
+		if err := p.ByDescriptor(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// maxThroughDescriptor is how much memory that is not in files may be read the slow way (guestmem.ByDescriptor), in bytes: video
+// maxThroughDescriptor is how much memory that is not in files may be read the slow way (guestmem.ByProcess), in bytes: video
 // memory and firmware, which every VM has some of, but no guest's main memory. It makes a pause some 5 ms longer if all of it was used.
 const maxThroughDescriptor = 64 << 20
 
