@@ -125,6 +125,7 @@ func (b *bench) measure(ctx context.Context, rows []*Row) error {
 		if row.Error != "" {
 			continue
 		}
+		b.still()
 		began := time.Now()
 		s, err := row.run(ctx, b)
 		if ctx.Err() != nil {

@@ -37,7 +37,11 @@ func clone(n int, after time.Duration) measure {
 				return s, err
 			}
 		}
-		settle()
+		memory, err := b.beforeLoad(b.stored)
+		if err != nil {
+			return s, err
+		}
+		defer memory.close()
 		var r snapshot.CloneResult
 		args := []string{"clone", "--detach", "-n", fmt.Sprint(n), o.image, "--", o.v.Program}
 		s, err = b.ramjet(ctx, &r, append(args, o.v.ArgsIn(filepath.Join(dir, "{n}"))...)...)

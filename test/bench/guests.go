@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
@@ -75,7 +76,7 @@ func (b *bench) fresh(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
 // guest is one that has been saved before, kept from round to round.
 func (b *bench) guest(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
 	if v := b.used[backend]; v != nil {
-		return v, nil
+		return v, goOn(v)
 	}
 	v, err := b.fresh(ctx, backend)
 	if err != nil {
@@ -84,6 +85,19 @@ func (b *bench) guest(ctx context.Context, backend vm.Backend) (*vm.VM, error) {
 	b.used[backend] = v
 	return v, nil
 }
+
+// still stops all guests that are kept, until one is asked for again: even an idle one takes a tenth of a processor without KVM, which a row
+// that does not need it would pay for.
+func (b *bench) still() {
+	for _, v := range b.used {
+		syscall.Kill(v.PID, syscall.SIGSTOP)
+	}
+	for _, v := range b.sizes {
+		syscall.Kill(v.PID, syscall.SIGSTOP)
+	}
+}
+
+func goOn(v *vm.VM) error { return syscall.Kill(v.PID, syscall.SIGCONT) }
 
 // measureStored learns how many bytes a save of such a guest stores.
 func (b *bench) measureStored(ctx context.Context) error {

@@ -115,12 +115,11 @@ func (b *bench) libvirtLoad(ctx context.Context, flags []string) (s Sample, err 
 	if err := evict(b.image); err != nil {
 		return s, err
 	}
-	memory, err := fillReservoir(2 * b.stored)
+	memory, err := b.beforeLoad(b.stored)
 	if err != nil {
 		return s, err
 	}
 	defer memory.close()
-	settle()
 	began := time.Now()
 	if err := virsh(ctx, append([]string{"restore", b.image}, flags...)...); err != nil {
 		return s, err

@@ -18,11 +18,9 @@ type load struct {
 	image  string
 	stored int64
 	round  int
-	memory *reservoir // for one measurement
 }
 
-// load has the image of a guest ready, in the page cache if it is to be warm, and not there at all if not, and memory for what loads it.
-// The memory is closed when that is measured.
+// load has the image of a guest ready, in the page cache if it is to be warm, and not there at all if not.
 func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (l *load, err error) {
 	l = b.loads[backend]
 	if l == nil || l.round != b.round {
@@ -43,11 +41,14 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (l *
 	if inCache {
 		ready = warm
 	}
-	if err = ready(l.image); err != nil {
-		return nil, err
-	}
-	l.memory, err = fillReservoir(2 * l.stored) // once for the guest, once for the page cache
-	return l, err
+	return l, ready(l.image)
+}
+
+// beforeLoad has the machine do nothing else, and have memory for what loads so many bytes: for the guest, and as much for the page cache.
+func (b *bench) beforeLoad(bytes int64) (*reservoir, error) {
+	b.still()
+	settle()
+	return fillReservoir(2 * bytes)
 }
 
 // restore measures a restore. The VM is killed when it runs.
@@ -57,8 +58,7 @@ func restore(backend vm.Backend, inCache bool, flags ...string) measure {
 		if err != nil {
 			return Sample{}, err
 		}
-		defer l.memory.close()
-		s, err := b.restoreOnce(ctx, l.v, l.image, flags...)
+		s, err := b.restoreOnce(ctx, l, flags...)
 		if s.Bytes != 0 {
 			s.Bytes = l.stored
 		}
@@ -68,16 +68,20 @@ func restore(backend vm.Backend, inCache bool, flags ...string) measure {
 
 // restoreOnce measures until the guest runs or, if the restore waits for that, until all of its memory is there. Bytes is 0 if nothing was read till then,
 // else something else.
-func (b *bench) restoreOnce(ctx context.Context, v *vm.VM, image string, flags ...string) (Sample, error) {
+func (b *bench) restoreOnce(ctx context.Context, l *load, flags ...string) (Sample, error) {
 	dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
 	if err != nil {
 		return Sample{}, err
 	}
 	defer os.RemoveAll(dir)
-	settle()
+	memory, err := b.beforeLoad(l.stored)
+	if err != nil {
+		return Sample{}, err
+	}
+	defer memory.close()
 	var r snapshot.RestoreResult
-	args := append(append([]string{"restore", "--detach"}, flags...), image, "--", v.Program)
-	s, err := b.ramjet(ctx, &r, append(args, v.ArgsIn(dir)...)...)
+	args := append(append([]string{"restore", "--detach"}, flags...), l.image, "--", l.v.Program)
+	s, err := b.ramjet(ctx, &r, append(args, l.v.ArgsIn(dir)...)...)
 	if err != nil {
 		return s, err
 	}
@@ -86,7 +90,7 @@ func (b *bench) restoreOnce(ctx context.Context, v *vm.VM, image string, flags .
 	if r.Mode == snapshot.Eager || r.ResidentSeconds > 0 {
 		s.Total, s.Bytes = max(r.RunningSeconds, r.ResidentSeconds), 1
 	}
-	s.Cache, err = cached(image)
+	s.Cache, err = cached(l.image)
 	return s, err
 }
 
@@ -106,7 +110,7 @@ func instantSized(size string) measure {
 		if err := evict(image); err != nil {
 			return Sample{}, err
 		}
-		return b.restoreOnce(ctx, v, image)
+		return b.restoreOnce(ctx, &load{v: v, image: image})
 	}
 }
 

@@ -110,13 +110,16 @@ func qemuLoad(channels int, direct, inCache bool) measure {
 		if err != nil {
 			return s, err
 		}
-		defer l.memory.close()
 		dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
 		if err != nil {
 			return s, err
 		}
 		defer os.RemoveAll(dir)
-		settle()
+		memory, err := b.beforeLoad(l.stored)
+		if err != nil {
+			return s, err
+		}
+		defer memory.close()
 		began := time.Now()
 		q := exec.CommandContext(ctx, l.v.Program, append(l.v.ArgsIn(dir), "-incoming", "defer")...)
 		if err := q.Start(); err != nil {

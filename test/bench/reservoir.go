@@ -4,7 +4,6 @@ package bench
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -16,10 +15,11 @@ import (
 // touched, which takes longer than the load itself and never as long: a load would measure the host. What has just been given back is what
 // the kernel hands out next.
 type reservoir struct {
-	mem  []byte
-	base uint64 // bytes free when all of it was taken
-	stop chan struct{}
-	done sync.WaitGroup
+	mem   []byte
+	given int    // bytes of mem
+	base  uint64 // bytes free when all of it was taken
+	stop  chan struct{}
+	done  sync.WaitGroup
 }
 
 // cushion is how much is free for the load to take at any time, and drop how much is given back at a time, in bytes: many huge pages.
@@ -40,6 +40,7 @@ func fillReservoir(bytes int64) (*reservoir, error) {
 		return nil, fmt.Errorf("no %d MiB of free memory to load into: %w", bytes>>20, err)
 	}
 	r := &reservoir{mem: mem, base: freeMemory(), stop: make(chan struct{})}
+	r.give() // not when the load already runs
 	r.done.Add(1)
 	go r.run()
 	return r, nil
@@ -48,18 +49,21 @@ func fillReservoir(bytes int64) (*reservoir, error) {
 // run keeps as much free as there was, and the cushion.
 func (r *reservoir) run() {
 	defer r.done.Done()
-	runtime.LockOSThread() // so that the load's own threads are never waited for
-	for given := 0; given < len(r.mem); {
-		if freeMemory() >= r.base+cushion {
-			select {
-			case <-r.stop:
-				return
-			case <-time.After(time.Millisecond):
-			}
-			continue
+	for len(r.mem) > r.given {
+		select {
+		case <-r.stop:
+			return
+		case <-time.After(time.Millisecond):
+			r.give()
 		}
-		unix.Madvise(r.mem[given:given+drop], unix.MADV_DONTNEED)
-		given += drop
+	}
+}
+
+// give gives back what is missing.
+func (r *reservoir) give() {
+	for r.given < len(r.mem) && freeMemory() < r.base+cushion {
+		unix.Madvise(r.mem[r.given:r.given+drop], unix.MADV_DONTNEED)
+		r.given += drop
 	}
 }
 

@@ -27,7 +27,7 @@ func sparse(size string, f func(context.Context, *bench, *vm.VM) (Sample, error)
 // sized is kept for the later rounds, and shared by the rows of that size.
 func (b *bench) sized(ctx context.Context, size string) (*vm.VM, error) {
 	if v := b.sizes[size]; v != nil {
-		return v, nil
+		return v, goOn(v)
 	}
 	v, err := vm.Start(ctx, vm.Config{Memory: size, Fill: 1, Append: "transparent_hugepage=never"})
 	if err != nil {

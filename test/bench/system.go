@@ -18,8 +18,34 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// settle lets what went before end, so that a row does not pay for another's dirty pages.
-func settle() { unix.Sync() }
+// settle lets what went before end, so that a row does not pay for another's: its dirty pages, and what the kernel does behind a
+// process that had much memory. It waits until the processors are idle for a moment, and not for long if they never are.
+func settle() {
+	unix.Sync()
+	const moment, longest = 100 * time.Millisecond, 3 * time.Second
+	for began := time.Now(); time.Since(began) < longest; {
+		idle, all := processors()
+		time.Sleep(moment)
+		nowIdle, nowAll := processors()
+		if nowAll == all || float64(nowIdle-idle) >= 0.9*float64(nowAll-all) {
+			return
+		}
+	}
+}
+
+// processors returns what the processors have spent idle and altogether since they were started, in the kernel's unit; zeros if
+// it does not say (proc_stat(5)).
+func processors() (idle, all uint64) {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n")
+	for i, field := range strings.Fields(line) {
+		n, _ := strconv.ParseUint(field, 10, 64) // 0: the line's name
+		if all += n; i == 4 || i == 5 {          // idle, iowait
+			idle += n
+		}
+	}
+	return idle, all
+}
 
 func pause() { time.Sleep(2 * time.Millisecond) }
 
