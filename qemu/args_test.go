@@ -153,6 +153,7 @@ func TestMemorySize(t *testing.T) {
 // FuzzArgs: what a process was started with may be anything.
 func FuzzArgs(f *testing.F) {
 	f.Add("-m\x00size=1G,slots=2\x00-object\x00memory-backend-ram,id=a,size=1G\x00-machine\x00q35,memory-backend=a")
+	f.Add("-object\x00memory-backend-ram,id=a,x,,id=") // a comma is doubled in values, not in names
 	f.Add("-object\x00{\"qom-type\":\"memory-backend-file\",\"id\":\"a\",\"size\":1}\x00-S\x00disk\x00-qmp\x00unix:/x,,,server")
 	f.Fuzz(func(t *testing.T, line string) {
 		words := strings.Split(line, "\x00")

@@ -30,18 +30,36 @@ func ParseProperties(value, implied string) Properties {
 		return Properties{tree: tree}
 	}
 	var p Properties
-	for i, part := range splitCommas(value) {
-		k, v, ok := strings.Cut(part, "=")
+	for rest := value; rest != ""; {
+		end := strings.IndexAny(rest, "=,")
+		var e pair
 		switch {
-		case ok:
-			p.pairs = append(p.pairs, pair{k, v})
-		case i == 0:
-			p.pairs = append(p.pairs, pair{implied, part})
-		default:
-			p.pairs = append(p.pairs, pair{part, "on"})
+		case end >= 0 && rest[end] == '=':
+			e.key = rest[:end]
+			e.value, rest = cutValue(rest[end+1:])
+		case len(p.pairs) == 0:
+			e.key = implied
+			e.value, rest = cutValue(rest)
+		default: // a flag, in whose name no comma is doubled
+			e.value = "on"
+			e.key, rest, _ = strings.Cut(rest, ",")
 		}
+		p.pairs = append(p.pairs, e)
 	}
 	return p
+}
+
+// cutValue cuts a value at its end, a single comma; two are one that is meant (QEMU get_opt_value).
+func cutValue(s string) (value, rest string) {
+	for end := 0; ; end += 2 {
+		n := strings.IndexByte(s[end:], ',')
+		if n < 0 {
+			return strings.ReplaceAll(s, ",,", ","), ""
+		}
+		if end += n; !strings.HasPrefix(s[end:], ",,") {
+			return strings.ReplaceAll(s[:end], ",,", ","), s[end+1:]
+		}
+	}
 }
 
 // parseObject reads a JSON object, numbers as they are written.
@@ -73,7 +91,7 @@ func scalar(v any) string {
 	return ""
 }
 
-// splitCommas splits at single commas; two are one that is meant (QEMU get_opt_value).
+// splitCommas splits at single commas; two are one that is meant.
 func splitCommas(s string) []string {
 	const held = "\x00"
 	parts := strings.Split(strings.ReplaceAll(s, ",,", held), ",")
