@@ -135,6 +135,37 @@ func qemuLoad(channels int, direct, inCache bool) measure {
 	}
 }
 
+// qemuStart measures QEMU alone until its monitor greets, with memory that nobody fills: no restore can be done before.
+func qemuStart(ctx context.Context, b *bench) (s Sample, err error) {
+	l, err := b.load(ctx, vm.Anonymous, false)
+	if err != nil {
+		return s, err
+	}
+	dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
+	if err != nil {
+		return s, err
+	}
+	defer os.RemoveAll(dir)
+	memory, err := b.beforeLoad(0)
+	if err != nil {
+		return s, err
+	}
+	defer memory.close()
+	began := time.Now()
+	q := exec.CommandContext(ctx, l.v.Program, append(l.v.ArgsIn(dir), "-incoming", "defer")...)
+	if err := q.Start(); err != nil {
+		return s, err
+	}
+	defer func() { q.Process.Kill(); q.Wait() }()
+	c, err := dialNew(ctx, filepath.Join(dir, filepath.Base(l.v.QMP)))
+	if err != nil {
+		return s, err
+	}
+	defer c.Close()
+	s.Total, s.CPU = time.Since(began).Seconds(), processCPU(q.Process.Pid)
+	return s, nil
+}
+
 // incoming has a QEMU that was just started load an image.
 func incoming(ctx context.Context, socket, image string, channels int, direct bool) error {
 	c, err := dialNew(ctx, socket)

@@ -62,6 +62,7 @@ func (b *bench) loadRows() []*Row {
 		{Name: "ramjet instant", Group: "load", What: "until the guest runs, memory mapped from the image, image not cached", run: restore(vm.Anonymous, false)},
 		{Name: "ramjet instant alone", Group: "load", What: "the same with --prefetch=off", run: restore(vm.Anonymous, false, "--prefetch", "off")},
 		{Name: "ramjet resident", Group: "load", What: "the same until all memory is in the page cache, behind the running guest (--prefetch=wait)", run: restore(vm.Anonymous, false, "--prefetch", "wait")},
+		{Name: "qemu start", Group: "load", What: "QEMU alone until its monitor greets, nothing loaded: no restore is sooner", run: qemuStart},
 	}
 	for _, n := range b.few(2, 1, 2, 4, 8) {
 		rows = append(rows, &Row{Name: fmt.Sprintf("qemu load %d", n), Group: "load",
