@@ -22,8 +22,8 @@ type load struct {
 }
 
 // load has the image of a guest ready, in the page cache if it is to be warm, and not there at all if not.
-func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (l *load, err error) {
-	l = b.loads[backend]
+func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*load, error) {
+	l := b.loads[backend]
 	if l == nil || l.round != b.round {
 		v, err := b.guest(ctx, backend)
 		if err != nil {
@@ -38,11 +38,10 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (l *
 		l.stored = r.BytesStored
 		b.loads[backend] = l
 	}
-	ready := evict
 	if inCache {
-		ready = warm
+		return l, warm(l.image)
 	}
-	return l, ready(l.image)
+	return l, evict(l.image)
 }
 
 // beforeLoad has the machine do nothing else, and have memory for what loads so many bytes: for the guest, and as much for the page cache.

@@ -110,43 +110,33 @@ func qemuLoad(channels int, direct, inCache bool) measure {
 		if err != nil {
 			return s, err
 		}
-		dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
+		s, err = b.incoming(ctx, l, l.stored, func(c *qmp.Client) error { return loadImage(ctx, c, l.image, channels, direct) })
 		if err != nil {
 			return s, err
 		}
-		defer os.RemoveAll(dir)
-		memory, err := b.beforeLoad(l.stored)
-		if err != nil {
-			return s, err
-		}
-		defer memory.close()
-		began := time.Now()
-		q := exec.CommandContext(ctx, l.v.Program, append(l.v.ArgsIn(dir), "-incoming", "defer")...)
-		if err := q.Start(); err != nil {
-			return s, err
-		}
-		defer func() { q.Process.Kill(); q.Wait() }()
-		if err := incoming(ctx, filepath.Join(dir, filepath.Base(l.v.QMP)), l.image, channels, direct); err != nil {
-			return s, err
-		}
-		s.Total, s.CPU, s.Bytes = time.Since(began).Seconds(), processCPU(q.Process.Pid), l.stored
+		s.Bytes = l.stored
 		s.Cache, err = cached(l.image)
 		return s, err
 	}
 }
 
-// qemuStart measures QEMU alone until its monitor greets, with memory that nobody fills: no restore can be done before.
+// qemuStart measures QEMU alone until its monitor greets: no restore can be done before.
 func qemuStart(ctx context.Context, b *bench) (s Sample, err error) {
 	l, err := b.load(ctx, vm.Anonymous, false)
 	if err != nil {
 		return s, err
 	}
+	return b.incoming(ctx, l, 0, func(*qmp.Client) error { return nil })
+}
+
+// incoming starts a QEMU that waits for a load, in which do fills so many bytes of memory, and measures both. The VM is killed then.
+func (b *bench) incoming(ctx context.Context, l *load, bytes int64, do func(*qmp.Client) error) (s Sample, err error) {
 	dir, err := os.MkdirTemp("", "ramjet-bench-vm-")
 	if err != nil {
 		return s, err
 	}
 	defer os.RemoveAll(dir)
-	memory, err := b.beforeLoad(0)
+	memory, err := b.beforeLoad(bytes)
 	if err != nil {
 		return s, err
 	}
@@ -162,17 +152,15 @@ func qemuStart(ctx context.Context, b *bench) (s Sample, err error) {
 		return s, err
 	}
 	defer c.Close()
+	if err := do(c); err != nil {
+		return s, err
+	}
 	s.Total, s.CPU = time.Since(began).Seconds(), processCPU(q.Process.Pid)
 	return s, nil
 }
 
-// incoming has a QEMU that was just started load an image.
-func incoming(ctx context.Context, socket, image string, channels int, direct bool) error {
-	c, err := dialNew(ctx, socket)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
+// loadImage has a QEMU that waits for it load an image.
+func loadImage(ctx context.Context, c *qmp.Client, image string, channels int, direct bool) error {
 	if err := setMigration(ctx, c, channels, direct); err != nil {
 		return err
 	}
@@ -181,7 +169,7 @@ func incoming(ctx context.Context, socket, image string, channels int, direct bo
 	if err := c.Execute(ctx, "migrate-incoming", map[string]any{"uri": "file:" + image}, nil); err != nil {
 		return err
 	}
-	_, err = migrated(ctx, c, events)
+	_, err := migrated(ctx, c, events)
 	return err
 }
 

@@ -174,9 +174,7 @@ func (c *comparison) diffs() {
 		times, ok := spread(diffs, durable)
 		c.atMost(kind+"over sizes of RAM, largest time by smallest", "", 1.3, times, ok)
 	}
-	part, ok := over(c.row("disk write scattered"), c.row("ramjet full "+c.report.Config["memory"]), durable)
-	c.atMost("of that the file system's share: a plain loop that only writes such pages", "", 0.05, part, ok)
-	part, ok = over(c.row("ramjet diff sums"), c.row("ramjet base"), durable)
+	part, ok := over(c.row("ramjet diff sums"), c.row("ramjet base"), durable)
 	c.atMost("diff by sums, time of a full save's", "", 1, part, ok)
 }
 

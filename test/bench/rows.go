@@ -125,12 +125,10 @@ func (b *bench) diffRows() (rows []*Row) {
 				What: "what of it is no longer mapped from the base: neighbouring pages"},
 			&Row{Name: "ramjet diff scattered " + size, Group: group, run: grownDiff(size, b.scattered()),
 				What: fmt.Sprintf("the same with every %d. page dirtied", b.scattered())})
-		if eighths == 8 {
-			rows = append(rows, &Row{Name: "disk write scattered", Group: group, run: diskScattered,
-				What: "as many pages as far apart by one plain loop, and fsync: the file system's share of such a diff"})
-		}
 	}
 	return append(rows,
+		&Row{Name: "disk write scattered", Group: "diff " + b.eighths(8), run: diskScattered,
+			What: "as many pages as far apart by one plain loop, and fsync: the file system's share of such a diff"},
 		&Row{Name: "ramjet base", Group: "diff sums", What: "full save of a guest with shared memfd", run: sumsBase},
 		&Row{Name: "ramjet diff sums", Group: "diff sums", run: sumsDiff,
 			What: "diff of it when it has dirtied " + dirt + ", and was not restored from the base: pages whose sums differ"})
