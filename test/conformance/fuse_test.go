@@ -35,8 +35,7 @@ type weakness struct {
 	write  bool          // it concerns writes, otherwise reads
 	errno  syscall.Errno // of a transfer that begins there; 0: it moves no bytes at all, unless
 	passes bool          // it is carried out, which is all that is wrong then: the first came short
-	every  bool          // it is the same at every later place
-	after  bool          // later places are so only once a transfer was cut short at the first (channels are not in order)
+	every  bool          // it is the same at every later place, from when it was met on: channels are not in order
 }
 
 // weakImage is the file.
@@ -79,7 +78,7 @@ func (d *weakDisk) happened() int {
 // meet says how many of the n bytes at off are transferred.
 func (d *weakDisk) meet(write bool, off, n int64) (int64, syscall.Errno) {
 	w := d.weak
-	begins := off == w.at || w.every && off > w.at && (!w.after || d.hits > 0)
+	begins := off == w.at || w.every && off > w.at && d.hits > 0
 	switch {
 	case w.at < 0 || write != w.write || !begins && (off > w.at || off+n <= w.at):
 		return n, 0

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -119,7 +118,7 @@ func TestTrigger1(t *testing.T) {
 		script: direct + `migrate {"uri":"file:` + image + `"}` + "\n"}.play(t, "")
 
 	disk := newWeakDisk(t)
-	disk.weaken(&weakness{write: true, errno: syscall.EINVAL, every: true})
+	disk.weaken(&weakness{at: inPages, write: true, errno: unix.EINVAL, every: true})
 	trigger{name: "a file system that takes the flag and not the writes", says: "failed: .*invalid argument.*direct",
 		script: direct + "open a w " + disk.path + "\nopen b w+direct " + disk.path + "\n" + addAll("a b") + migrateSet}.play(t, "a b")
 }
@@ -136,11 +135,11 @@ func TestTrigger3(t *testing.T) {
 		weakness
 		says string
 	}{
-		{"then the disk is full", weakness{at: inPages, errno: unix.ENOSPC, every: true, after: true}, "failed: .*no space left on device"},
+		{"then the disk is full", weakness{at: inPages, errno: unix.ENOSPC, every: true}, "failed: .*no space left on device"},
 		{"then an error", weakness{at: inPages, errno: unix.EIO}, "failed: .*input/output error"},
 		{"then nothing at all", weakness{at: inPages}, "failed: .*short write"},
-		{"then too large", weakness{at: inPages, errno: unix.EFBIG, every: true, after: true}, "failed: .*file too large"},
-		{"within a page, then an error", weakness{at: inPages + 100, errno: unix.EIO, every: true, after: true}, "failed: .*(input/output error|short write)"},
+		{"then too large", weakness{at: inPages, errno: unix.EFBIG, every: true}, "failed: .*file too large"},
+		{"within a page, then an error", weakness{at: inPages + 100, errno: unix.EIO, every: true}, "failed: .*(input/output error|short write)"},
 	}
 	for _, setup := range disk.channels("w") {
 		t.Run(setup.name, func(t *testing.T) {
