@@ -182,8 +182,8 @@ func forwards(value string) (rules []string) {
 		}
 		return rules
 	}
-	for _, part := range splitCommas(value) {
-		if rule, ok := strings.CutPrefix(part, "hostfwd="); ok {
+	for key, rule := range ParseProperties(value, "type").All() {
+		if key == "hostfwd" {
 			rules = append(rules, rule)
 		}
 	}

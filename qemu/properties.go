@@ -91,16 +91,6 @@ func scalar(v any) string {
 	return ""
 }
 
-// splitCommas splits at single commas; two are one that is meant.
-func splitCommas(s string) []string {
-	const held = "\x00"
-	parts := strings.Split(strings.ReplaceAll(s, ",,", held), ",")
-	for i := range parts {
-		parts[i] = strings.ReplaceAll(parts[i], held, ",")
-	}
-	return parts
-}
-
 // Get returns a property or "". Of one that repeats it is the last.
 func (p Properties) Get(key string) string {
 	if p.tree != nil {

@@ -50,17 +50,17 @@ func blankValue(option, value string) string {
 	if strings.HasPrefix(strings.TrimSpace(value), "{") {
 		return blankJSON(value)
 	}
-	parts := splitCommas(value)
+	var parts []string
 	properties := ParseProperties(value, "type")
 	changed := false
-	for i, part := range parts {
+	for part, rest := cutValue(value); part != "" || rest != ""; part, rest = cutValue(rest) {
 		k, v, ok := strings.Cut(part, "=")
 		blanked := blankURLs(part)
 		if ok && blanked == part {
 			blanked = k + "=" + blankProperty(option, k, v, properties)
 		}
 		changed = changed || blanked != part
-		parts[i] = Double(blanked)
+		parts = append(parts, Double(blanked))
 	}
 	if !changed {
 		return value
