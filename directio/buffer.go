@@ -20,31 +20,31 @@ const hugePage = 2 << 20
 // pages of a direct transfer one by one, and a device takes what lies together in memory at once.
 func NewBuffer(size int) (Buffer, error) {
 	size = (size + PageSize - 1) &^ (PageSize - 1)
-	room := uintptr(size)
+	room := size
 	if size >= hugePage {
-		room += hugePage // mmap(2) aligns to huge pages by itself only since Linux 6.7
+		room += hugePage
 	}
-	p, err := unix.MmapPtr(-1, 0, nil, room, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	p, err := unix.MmapPtr(-1, 0, nil, uintptr(room), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("no memory for a buffer of %d bytes: %w", size, err)
 	}
-	if before := -uintptr(p) % hugePage; room > uintptr(size) {
-		p = trim(p, room, before, uintptr(size))
+	if room > size {
+		p = align(p, uintptr(size))
 	}
 	b := Buffer(unsafe.Slice((*byte)(p), size))
 	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only advice
 	return b, nil
 }
 
-// trim gives back what is in front of n bytes of a mapping, and behind them.
-func trim(p unsafe.Pointer, room, before, n uintptr) unsafe.Pointer {
+// align finds n bytes that begin where a huge page can, in a mapping of n bytes and a huge page, and gives the rest back. mmap(2)
+// does that by itself only since Linux 6.7.
+func align(p unsafe.Pointer, n uintptr) unsafe.Pointer {
+	before := -uintptr(p) % hugePage
 	start := unsafe.Add(p, before)
 	if before > 0 {
 		_ = unix.MunmapPtr(p, before)
 	}
-	if after := room - before - n; after > 0 {
-		_ = unix.MunmapPtr(unsafe.Add(start, n), after)
-	}
+	_ = unix.MunmapPtr(unsafe.Add(start, n), hugePage-before)
 	return start
 }
 

@@ -240,17 +240,6 @@ func TestModeFlag(t *testing.T) {
 	}
 }
 
-func TestBuffer(t *testing.T) {
-	for _, n := range []int{1, PageSize, PageSize + 1, 5 << 20} {
-		b := buffer(t, n)
-		if len(b) < n || len(b)%PageSize != 0 || uintptr(unsafe.Pointer(&b[0]))%PageSize != 0 {
-			t.Errorf("a buffer for %d bytes has %d at %p", n, len(b), &b[0])
-		}
-		b[0], b[len(b)-1] = 1, 1
-	}
-	Buffer(nil).Free()
-}
-
 func TestAlignment(t *testing.T) {
 	for _, c := range []struct {
 		Alignment
@@ -284,8 +273,8 @@ func TestPunch(t *testing.T) {
 	}
 }
 
-// TestBuffersPlace: a large one begins where a huge page can, and nothing of what was mapped for that is left behind.
-func TestBuffersPlace(t *testing.T) {
+// TestBuffer: a large one begins where a huge page can, and nothing of what was mapped for that is left behind.
+func TestBuffer(t *testing.T) {
 	mapped := func() (kib int) {
 		b, err := os.ReadFile("/proc/self/status")
 		if err != nil {
@@ -295,15 +284,16 @@ func TestBuffersPlace(t *testing.T) {
 		fmt.Sscan(rest, &kib)
 		return kib
 	}
+	Buffer(nil).Free()
 	before := mapped()
-	for _, size := range []int{1, PageSize, 3 * PageSize, hugePage, hugePage + 1, 3 * hugePage} {
+	for _, size := range []int{1, PageSize, PageSize + 1, hugePage, hugePage + 1, 5 << 20} {
 		var all []Buffer
 		for range 40 {
 			b, err := NewBuffer(size)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(b) < size || len(b) >= size+PageSize {
+			if len(b) < size || len(b) >= size+PageSize || len(b)%PageSize != 0 {
 				t.Errorf("%d bytes: has %d", size, len(b))
 			}
 			if at := uintptr(unsafe.Pointer(&b[0])); at%PageSize != 0 || size >= hugePage && at%hugePage != 0 {
