@@ -47,8 +47,7 @@ const (
 const MaxChannels = 255
 
 // DefaultChannels are enough to keep a device busy while some wait for it and others read and sum. For saves two to sixteen were
-// alike where it was measured (docs/scale.md); loads were fastest with sixteen, which have less than eight of twice the stretch in
-// a core's own cache at a time.
+// alike where it was measured (docs/scale.md); loads were fastest with sixteen.
 const DefaultChannels = 16
 
 // Params are the knobs of a transfer.
