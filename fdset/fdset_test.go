@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 func ptr[T any](v T) *T { return &v }
@@ -480,6 +482,7 @@ func FuzzParsePath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		got, err := ParsePath(Prefix + s)
 		rest := strings.TrimLeft(s, " \t\n\v\f\r")
 		negative := strings.HasPrefix(rest, "-")

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 func TestParseMapping(t *testing.T) {
@@ -43,6 +45,7 @@ func FuzzParseMapping(f *testing.F) {
 		f.Add(line)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		if m, err := parseMapping(line); err == nil && !strings.HasSuffix(strings.TrimRight(line, " "), strings.TrimRight(m.path, " ")) {
 			t.Errorf("%q has the path %q", line, m.path)
 		}

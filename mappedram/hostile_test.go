@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/test/allocs"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -132,8 +132,7 @@ func TestHostile(t *testing.T) {
 	for _, c := range hostile {
 		t.Run(c.name, func(t *testing.T) {
 			f := hostileImage(t, c.change)
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
+			check := allocs.AtMost(t, 16<<20)
 			for name, open := range map[string]func() (*Image, error){
 				"Open":   func() (*Image, error) { return Open(f, f.size) },
 				"OpenAt": func() (*Image, error) { return OpenAt(f, f.size, 0) },
@@ -153,10 +152,7 @@ func TestHostile(t *testing.T) {
 					t.Errorf("%s returns an image with the error %v", name, err)
 				}
 			}
-			runtime.ReadMemStats(&after)
-			if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
-				t.Errorf("%d MiB allocated", n>>20)
-			}
+			check()
 		})
 	}
 }
@@ -243,6 +239,7 @@ func FuzzOpen(f *testing.F) {
 	sealed.ReadAt(tail, atTail)
 	f.Add(sealed.size, head, second, tail)
 	f.Fuzz(func(t *testing.T, size int64, head, second, tail []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		file := new(memory)
 		file.WriteAt(head, 0)
 		file.WriteAt(second, atSecond)

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // libvirtHeader makes a header as libvirt does; dataLen is what it says of the length of data.
@@ -94,6 +96,7 @@ func TestLibvirtImage(t *testing.T) {
 // FuzzReadLibvirt: a header lies inside its file; a file without or with a bad one is refused with ErrImage.
 func FuzzReadLibvirt(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		l, err := ReadLibvirt(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			if !errors.Is(err, ErrImage) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // TestParseSize: what QEMU 10.0.2 made of each; see also test/conformance.
@@ -43,6 +45,7 @@ func FuzzParseURI(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		a, err := ParseURI(s)
 		if err != nil {
 			if a != (Address{}) || !strings.Contains(err.Error(), "unknown migration protocol") && !strings.Contains(err.Error(), "bad offset") {

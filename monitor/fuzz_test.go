@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // FuzzPlainLoad: whatever a stream holds, loading it ends, with the guest's memory as long as it was.
@@ -28,6 +29,7 @@ func FuzzPlainLoad(f *testing.F) {
 	short := plainStream(f, v)
 	f.Add(short[:len(short)-20])
 	f.Fuzz(func(t *testing.T, stream []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		fd, err := unix.MemfdCreate("stream", unix.MFD_CLOEXEC)
 		if err != nil {
 			t.Fatal(err)

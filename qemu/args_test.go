@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // TestParseArgs takes command lines apart and puts them together again.
@@ -156,6 +158,7 @@ func FuzzArgs(f *testing.F) {
 	f.Add("-object\x00memory-backend-ram,id=a,x,,id=") // a comma is doubled in values, not in names
 	f.Add("-object\x00{\"qom-type\":\"memory-backend-file\",\"id\":\"a\",\"size\":1}\x00-S\x00disk\x00-qmp\x00unix:/x,,,server")
 	f.Fuzz(func(t *testing.T, line string) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		words := strings.Split(line, "\x00")
 		args := ParseArgs(words)
 		if len(args) > len(words) {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // listing is what QEMU 10.0.2 printed of a q35 with a VGA and two NUMA nodes.
@@ -71,6 +73,7 @@ func FuzzParseRAMBlocks(f *testing.F) {
 	f.Add(strings.ToUpper(listing))
 	header, _, _ := strings.Cut(listing, "\n")
 	f.Fuzz(func(t *testing.T, text string) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		for _, s := range []string{text, header + "\n" + text} {
 			blocks, err := parseRAMBlocks(s)
 			if err != nil {

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // parse returns what a parser makes of the input, fed in pieces of the given
@@ -191,6 +193,7 @@ func FuzzParser(f *testing.F) {
 		f.Add(test.input, 2)
 	}
 	f.Fuzz(func(t *testing.T, input string, piece int) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		whole := parse(input, len(input)+1)
 		if got := parse(input, max(1, piece&0xff)); !reflect.DeepEqual(got, whole) {
 			t.Fatalf("in pieces %q, whole %q", got, whole)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // FuzzServer: whatever bytes and descriptors a client sends, in whatever pieces,
@@ -22,6 +24,7 @@ func FuzzServer(f *testing.F) {
 	f.Add([]byte(`{"execute":"qmp_capabilities"}{"execute":"add-fd","arguments":{"fdset-id":1}}{"execute":"echo","arguments":{"a":[1.5e3,"\u00e9"]}}`), 3)
 	file := tempFile(f, "")
 	f.Fuzz(func(t *testing.T, input []byte, seed int) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 func newKey(t testing.TB) *age.X25519Identity {
@@ -348,6 +349,7 @@ func FuzzSparseHeader(f *testing.F) {
 	check(f, sparseTar(&b, "x", 8192, []extent{{0, 4096}, {4100, 5}}, func(x extent) error { _, err := b.Write(make([]byte, x.n)); return err }))
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, in []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		size, extents, err := sparseHeader(bytes.NewReader(in))
 		if err != nil {
 			return

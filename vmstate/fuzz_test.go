@@ -7,12 +7,15 @@ import (
 	"errors"
 	"reflect"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
 // FuzzReadHeader: a header that is read is written again as it was, and one that is not says why.
 func FuzzReadHeader(f *testing.F) {
 	f.Add(AppendHeader(nil, Config{MachineType: "virt-10.0", PageBits: 12, Capabilities: []string{"x-ignore-shared", "mapped-ram"}, UUID: []byte("0123456789abcdef")}))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		c, n, err := ReadHeader(bytes.NewReader(b))
 		if err != nil {
 			if !known(err) {
@@ -31,6 +34,7 @@ func FuzzReadHeader(f *testing.F) {
 func FuzzParseTail(f *testing.F) {
 	f.Add(AppendEnd(bytes.Join([][]byte{endOfPart, part, command, last, devices}, nil), []byte(`{"devices": []}`)))
 	f.Fuzz(func(t *testing.T, b []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		tail, err := ParseTail(bytes.NewReader(b), 0, int64(len(b)), 2)
 		if err != nil {
 			if !known(err) {
@@ -55,6 +59,7 @@ func FuzzSections(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data, text []byte) {
+		defer allocs.AtMost(t, allocs.Fuzz)()
 		d, err := ParseDescription(text)
 		if err != nil && !known(err) {
 			t.Fatalf("error without a sentinel: %v", err)
