@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/qmp"
@@ -141,12 +142,21 @@ func (b *bench) incoming(ctx context.Context, l *load, bytes int64, do func(*qmp
 		return s, err
 	}
 	defer memory.close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	began := time.Now()
 	q := exec.CommandContext(ctx, l.v.Program, append(l.v.ArgsIn(dir), "-incoming", "defer")...)
+	var stderr strings.Builder
+	q.Stderr = &stderr
 	if err := q.Start(); err != nil {
 		return s, err
 	}
-	defer func() { q.Process.Kill(); q.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cancel(fmt.Errorf("QEMU ended: %w: %s", q.Wait(), strings.TrimSpace(stderr.String())))
+	}()
+	defer func() { q.Process.Kill(); <-ended }()
 	c, err := dialNew(ctx, filepath.Join(dir, filepath.Base(l.v.QMP)))
 	if err != nil {
 		return s, err
@@ -184,7 +194,7 @@ func dialNew(ctx context.Context, path string) (*qmp.Client, error) {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return nil, fmt.Errorf("QEMU does not listen at %s: %w", path, ctx.Err())
+			return nil, fmt.Errorf("QEMU does not listen at %s: %w", path, context.Cause(ctx))
 		}
 	}
 }
