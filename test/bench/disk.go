@@ -37,7 +37,7 @@ func (b *bench) diskLoop(size int64, flags int, move func(*directio.File, []byte
 		return s, err
 	}
 	defer d.Close()
-	settle()
+	b.settle()
 	cpu, began := ownCPU(), time.Now()
 	for at := int64(0); at < b.stored; at += blockSize {
 		from := at % size
@@ -89,7 +89,7 @@ func diskScattered(_ context.Context, b *bench) (s Sample, err error) {
 		return s, err
 	}
 	defer f.Close()
-	settle()
+	b.settle()
 	cpu, began := ownCPU(), time.Now()
 	for i := range int64(b.dirt()) {
 		if _, err := f.WriteAt(page, i*int64(b.scattered())*directio.PageSize); err != nil {
@@ -109,7 +109,7 @@ func fioWrite(ctx context.Context, b *bench) (Sample, error) {
 		return Sample{}, fmt.Errorf("fio is not installed")
 	}
 	os.Remove(b.image)
-	settle()
+	b.settle()
 	out, err := exec.CommandContext(ctx, fio, "--name=limit", "--filename="+b.image, "--rw=write", "--bs=4M", "--direct=1",
 		fmt.Sprintf("--size=%d", b.stored&^(blockSize-1)), "--ioengine=libaio", "--iodepth=4", "--fallocate=none", "--output-format=json").Output()
 	if err != nil {

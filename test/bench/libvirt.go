@@ -100,7 +100,7 @@ func (b *bench) libvirtSave(ctx context.Context, flags []string) (s Sample, err 
 	}
 	v.Close()
 	os.Remove(b.image)
-	settle()
+	b.settle()
 	began := time.Now()
 	if err := virsh(ctx, append([]string{"save", domain, b.image}, flags...)...); err != nil {
 		return s, errors.Join(err, virsh(ctx, "destroy", domain))

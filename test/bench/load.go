@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
@@ -47,16 +46,9 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*lo
 // beforeLoad has the machine do nothing else, and have memory for what loads so many bytes: for the guest, and as much for the page cache.
 func (b *bench) beforeLoad(bytes int64) (*reservoir, error) {
 	b.still()
-	if !b.Quick {
-		time.Sleep(reported)
-	}
-	settle()
+	b.settle()
 	return fillReservoir(2 * bytes)
 }
-
-// reported is how long it takes until a virtual machine begins to give its host what has become free, which keeps both busy
-// (PAGE_REPORTING_DELAY, two seconds): the page cache of an image that was evicted, the memory of a guest that was killed.
-const reported = 2200 * time.Millisecond
 
 // restore measures a restore. The VM is killed when it runs.
 func restore(backend vm.Backend, inCache bool, flags ...string) measure {

@@ -69,7 +69,7 @@ func qemuSave(channels int, direct bool) func(context.Context, *bench, *vm.VM) (
 			return s, err
 		}
 		os.Remove(b.image)
-		settle()
+		b.settle()
 		events, stop := c.Subscribe("MIGRATION")
 		defer stop()
 		cpu, began := processCPU(v.PID), time.Now()

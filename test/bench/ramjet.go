@@ -44,7 +44,7 @@ func (b *bench) ramjetSave(ctx context.Context, v *vm.VM, flags ...string) (r sn
 
 // saveTo saves to where nothing is.
 func (b *bench) saveTo(ctx context.Context, v *vm.VM, image string, flags ...string) (r snapshot.SaveResult, s Sample, err error) {
-	settle()
+	b.settle()
 	s, err = b.ramjet(ctx, &r, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
 	if err != nil {
 		return r, s, err
