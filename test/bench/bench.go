@@ -41,6 +41,7 @@ type Sample struct {
 	Pause   float64 `json:"pause,omitempty"`   // guest not running
 	Total   float64 `json:"total"`             // until the last byte was handed to the kernel, or read; for instant restore until the guest runs
 	Durable float64 `json:"durable,omitempty"` // until published and synced
+	Load    float64 `json:"load,omitempty"`    // of Total, from QEMU's greeting on: what a restore itself takes
 	Bytes   int64   `json:"bytes"`             // page data stored, or read; 0 for a restore that only maps it
 	CPU     float64 `json:"cpu"`               // processor seconds of whoever did the work
 	Memory  int64   `json:"memory,omitempty"`  // peak resident size of a program of its own
@@ -54,6 +55,14 @@ func (s Sample) Rate() float64 {
 		return 0
 	}
 	return float64(s.Bytes) / s.Total
+}
+
+// LoadRate is Rate without QEMU's start, where there was one.
+func (s Sample) LoadRate() float64 {
+	if s.Load > 0 {
+		s.Total = s.Load
+	}
+	return s.Rate()
 }
 
 // Work is processor seconds for each GiB moved.

@@ -57,8 +57,11 @@ func read(f *directio.File, p []byte, at int64) (int, error)  { return f.ReadAt(
 // diskWrite writes as many different bytes as a save stores, from as much memory, as a save has to.
 func diskWrite(_ context.Context, b *bench) (Sample, error) {
 	os.Remove(b.image)
-	return b.diskLoop((b.stored+blockSize-1)/blockSize*blockSize, os.O_WRONLY|os.O_CREATE, write)
+	return b.diskLoop(b.storedBlocks(), os.O_WRONLY|os.O_CREATE, write)
 }
+
+// storedBlocks is as much memory as a save stores, in whole blocks.
+func (b *bench) storedBlocks() int64 { return (b.stored + blockSize - 1) / blockSize * blockSize }
 
 // diskWriteCached writes the same 4 MiB over and over: the device, or whoever stands behind it, finds them in the processor's cache.
 func diskWriteCached(_ context.Context, b *bench) (Sample, error) {
@@ -66,12 +69,18 @@ func diskWriteCached(_ context.Context, b *bench) (Sample, error) {
 	return b.diskLoop(blockSize, os.O_WRONLY|os.O_CREATE, write)
 }
 
-func diskRead(_ context.Context, b *bench) (Sample, error) {
+// diskRead reads as many bytes as a save stores into as much memory, which is there already.
+func diskRead(_ context.Context, b *bench) (Sample, error) { return b.writeAndRead(b.storedBlocks()) }
+
+// diskReadCached reads them into the same 4 MiB over and over, which stay in the processor's cache.
+func diskReadCached(_ context.Context, b *bench) (Sample, error) { return b.writeAndRead(blockSize) }
+
+func (b *bench) writeAndRead(into int64) (Sample, error) {
 	os.Remove(b.image)
 	if _, err := b.diskLoop(blockSize, os.O_WRONLY|os.O_CREATE, write); err != nil {
 		return Sample{}, err
 	}
-	return b.diskLoop(blockSize, os.O_RDONLY, read)
+	return b.diskLoop(into, os.O_RDONLY, read)
 }
 
 // diskScattered writes as many single pages as a diff of scattered pages stores, as far apart, through the page cache, which is the fastest way to

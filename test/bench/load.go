@@ -85,7 +85,7 @@ func (b *bench) restoreOnce(ctx context.Context, l *load, flags ...string) (Samp
 		return s, err
 	}
 	defer kill(r.PID)
-	s.Total = r.RunningSeconds
+	s.Total, s.Load = r.RunningSeconds, r.LoadSeconds
 	if r.Mode == snapshot.Eager || r.ResidentSeconds > 0 {
 		s.Total, s.Bytes = max(r.RunningSeconds, r.ResidentSeconds), 1
 	}
