@@ -41,7 +41,7 @@ func clone(n int, after time.Duration) measure {
 		if err != nil {
 			return s, err
 		}
-		defer memory.close()
+		defer memory.Close()
 		var r snapshot.CloneResult
 		args := []string{"clone", "--detach", "-n", fmt.Sprint(n), o.image, "--", o.v.Program}
 		s, err = b.ramjet(ctx, &r, append(args, o.v.ArgsIn(filepath.Join(dir, "{n}"))...)...)

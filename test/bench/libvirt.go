@@ -119,7 +119,7 @@ func (b *bench) libvirtLoad(ctx context.Context, flags []string) (s Sample, err 
 	if err != nil {
 		return s, err
 	}
-	defer memory.close()
+	defer memory.Close()
 	began := time.Now()
 	if err := virsh(ctx, append([]string{"restore", b.image}, flags...)...); err != nil {
 		return s, err

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/reservoir"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -44,10 +45,10 @@ func (b *bench) load(ctx context.Context, backend vm.Backend, inCache bool) (*lo
 }
 
 // beforeLoad has the machine do nothing else, and have memory for what loads so many bytes: for the guest, and as much for the page cache.
-func (b *bench) beforeLoad(bytes int64) (*reservoir, error) {
+func (b *bench) beforeLoad(bytes int64) (*reservoir.Reservoir, error) {
 	b.still()
 	b.settle()
-	return fillReservoir(2 * bytes)
+	return reservoir.Fill(2 * bytes)
 }
 
 // restore measures a restore. The VM is killed when it runs.
@@ -77,7 +78,7 @@ func (b *bench) restoreOnce(ctx context.Context, l *load, flags ...string) (Samp
 	if err != nil {
 		return Sample{}, err
 	}
-	defer memory.close()
+	defer memory.Close()
 	var r snapshot.RestoreResult
 	args := append(append([]string{"restore", "--detach"}, flags...), l.image, "--", l.v.Program)
 	s, err := b.ramjet(ctx, &r, append(args, l.v.ArgsIn(dir)...)...)

@@ -141,7 +141,7 @@ func (b *bench) incoming(ctx context.Context, l *load, bytes int64, do func(*qmp
 	if err != nil {
 		return s, err
 	}
-	defer memory.close()
+	defer memory.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	began := time.Now()

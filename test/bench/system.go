@@ -15,12 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/test/reservoir"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
-
-// reported is how long it takes until a virtual machine begins to give its host what has become free, which keeps both busy
-// (PAGE_REPORTING_DELAY, two seconds): the page cache of an image that was evicted, the memory of a guest that was killed.
-const reported = 2200 * time.Millisecond
 
 // settle lets what went before end, so that a row does not pay for another's: its dirty pages, and what the kernel does behind a
 // process that had much memory. It waits until the processors are idle for a moment, and not for long if they never are.
@@ -29,7 +26,7 @@ func (b *bench) settle() {
 	if b.Quick { // which is not for the figures
 		return
 	}
-	time.Sleep(reported)
+	time.Sleep(reservoir.Reported)
 	const moment, longest = 100 * time.Millisecond, 3 * time.Second
 	for began := time.Now(); time.Since(began) < longest; {
 		idle, all := processors()

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/reservoir"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -165,6 +166,14 @@ func (m *measurement) restore(v *vm.VM, mode snapshot.Mode) (s sample, err error
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	f.Close()
+	if mode == snapshot.Eager {
+		s.moved = m.saved()
+		memory, err := m.beforeLoad(s.moved)
+		if err != nil {
+			return s, err
+		}
+		defer memory.Close()
+	}
 	var r snapshot.RestoreResult
 	args := append([]string{"restore", "--json", "--detach", "--prefetch=off", "--mode", string(mode), m.image, "--", v.Program}, v.ArgsIn(dir)...)
 	s.cpu, err = m.ramjet(&r, args...)
@@ -178,12 +187,23 @@ func (m *measurement) restore(v *vm.VM, mode snapshot.Mode) (s sample, err error
 		}
 	}
 	s.seconds = r.RunningSeconds
+	return s, nil
+}
+
+// saved is how many GB the image has stored, which is of the last save.
+func (m *measurement) saved() (gb float64) {
 	for _, of := range m.samples {
-		if of.what == "save" && mode == snapshot.Eager {
-			s.moved = of.moved // of the image: the last one saved
+		if of.what == "save" {
+			gb = of.moved
 		}
 	}
-	return s, nil
+	return gb
+}
+
+// beforeLoad lets what was freed before go to the machine's host, if that wants it, and has memory ready for a load of so many GB.
+func (m *measurement) beforeLoad(gb float64) (*reservoir.Reservoir, error) {
+	time.Sleep(reservoir.Reported)
+	return reservoir.Fill(int64(gb * 1e9))
 }
 
 // ramjet runs the program in the group and returns its processor seconds.

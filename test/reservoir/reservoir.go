@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package bench
+// Package reservoir has memory ready for a load that is to be measured.
+package reservoir
 
 import (
 	"fmt"
@@ -10,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reservoir is memory that this process has taken, and gives back piece by piece as a load takes it. Where the machine is a
+// Reservoir is memory that this process has taken, and gives back piece by piece as a load takes it. Where the machine is a
 // virtual one, its host may take free memory away (free page reporting, virtio_balloon) and find it again when it is
 // touched, which takes longer than the load itself and never as long: a load would measure the host. What has just been given back is what
 // the kernel hands out next.
-type reservoir struct {
+type Reservoir struct {
 	mem   []byte
 	given int    // bytes of mem
 	base  uint64 // bytes free when all of it was taken
@@ -22,14 +23,18 @@ type reservoir struct {
 	done  sync.WaitGroup
 }
 
+// Reported is how long it takes until a virtual machine begins to give its host what has become free, which keeps both busy
+// (PAGE_REPORTING_DELAY, two seconds): the page cache of an image that was evicted, the memory of a guest that was killed.
+const Reported = 2200 * time.Millisecond
+
 // cushion is how much is free for the load to take at any time, and drop how much is given back at a time, in bytes: many huge pages.
 const (
 	cushion = 512 << 20
 	drop    = 64 << 20
 )
 
-// fillReservoir takes memory for a load that will fill so many bytes.
-func fillReservoir(bytes int64) (*reservoir, error) {
+// Fill takes memory for a load that will fill so many bytes.
+func Fill(bytes int64) (*Reservoir, error) {
 	mem, err := unix.Mmap(-1, 0, int(bytes+cushion+drop)&^(drop-1), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("no %d MiB of memory to load into: %w", bytes>>20, err)
@@ -39,7 +44,7 @@ func fillReservoir(bytes int64) (*reservoir, error) {
 		unix.Munmap(mem)
 		return nil, fmt.Errorf("no %d MiB of free memory to load into: %w", bytes>>20, err)
 	}
-	r := &reservoir{mem: mem, base: freeMemory(), stop: make(chan struct{})}
+	r := &Reservoir{mem: mem, base: freeMemory(), stop: make(chan struct{})}
 	r.give() // not when the load already runs
 	r.done.Add(1)
 	go r.run()
@@ -47,7 +52,7 @@ func fillReservoir(bytes int64) (*reservoir, error) {
 }
 
 // run keeps as much free as there was, and the cushion.
-func (r *reservoir) run() {
+func (r *Reservoir) run() {
 	defer r.done.Done()
 	for len(r.mem) > r.given {
 		select {
@@ -60,7 +65,7 @@ func (r *reservoir) run() {
 }
 
 // give gives back what is missing.
-func (r *reservoir) give() {
+func (r *Reservoir) give() {
 	for r.given < len(r.mem) && freeMemory() < r.base+cushion {
 		unix.Madvise(r.mem[r.given:r.given+drop], unix.MADV_DONTNEED)
 		r.given += drop
@@ -68,7 +73,8 @@ func (r *reservoir) give() {
 }
 
 // close gives everything back. A reservoir is closed when its load is measured.
-func (r *reservoir) close() {
+// Close gives back the rest.
+func (r *Reservoir) Close() {
 	close(r.stop)
 	r.done.Wait()
 	unix.Munmap(r.mem)
