@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -79,61 +78,6 @@ func (s *Save) begin() error {
 		}
 	}
 	s.limit = newLimiter(s.Params.MaxBandwidth)
-	return nil
-}
-
-// produce walks the parts of all blocks that may hold something else than the image has so far.
-func (s *Save) produce(emit func(job) error) error {
-	var before int64
-	for i, m := range s.Memory {
-		next := int64(0) // the stretch after the last one emitted
-		for ranges, err := range guestmem.Stretches(s.candidates(i), stretch) {
-			if err != nil {
-				return err
-			}
-			at := ranges[0].Start / stretch
-			if err := s.absent(i, next, at, emit); err != nil {
-				return err
-			}
-			s.Progress.Passed.Store(before + ranges[0].Start)
-			if err := emit(job{block: i, stretch: at, ranges: ranges}); err != nil {
-				return err
-			}
-			next = at + 1
-		}
-		if err := s.absent(i, next, (m.Size()+stretch-1)/stretch, emit); err != nil {
-			return err
-		}
-		before += m.Size()
-	}
-	s.Progress.Passed.Store(before)
-	return nil
-}
-
-// candidates are the parts of a block that have to be looked at.
-func (s *Save) candidates(block int) iter.Seq2[guestmem.Range, error] {
-	m := s.Memory[block]
-	all := guestmem.Range{End: m.Size()}
-	if b := s.Base[block]; b != nil && b.Sums == nil {
-		return m.(guestmem.Changed).Changed(all)
-	}
-	return m.Populated(all)
-}
-
-// absent emits those of the stretches first to end-1, of which the memory has nothing, that the image or the
-// base has something of.
-func (s *Save) absent(block int, first, end int64, emit func(job) error) error {
-	if !s.again && (s.Base[block] == nil || s.Base[block].Sums == nil) {
-		return nil
-	}
-	for ; first < end; first++ {
-		if s.expected(block, first) == (stretchBits{}) {
-			continue
-		}
-		if err := emit(job{block: block, stretch: first}); err != nil {
-			return err
-		}
-	}
 	return nil
 }
 
