@@ -11,7 +11,7 @@ import (
 // produce hands out the parts of all blocks that may hold something else than the image has so far, of each block from its two
 // halves in turn. Guests have large areas of memory that exists and is zero, since they or whoever saved them before
 // have touched it: with one place to take from all channels would find nothing to write in it, and the disk would wait.
-// (More places were slower where it was measured: the disk likes long runs.)
+// More places than two were slower where it was measured.
 func (s *Save) produce(emit func(job) error) error {
 	for i, m := range s.Memory {
 		middle := m.Size() / 2 / stretch * stretch

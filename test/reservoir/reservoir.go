@@ -72,8 +72,7 @@ func (r *Reservoir) give() {
 	}
 }
 
-// close gives everything back. A reservoir is closed when its load is measured.
-// Close gives back the rest.
+// Close gives everything back: when the load is measured.
 func (r *Reservoir) Close() {
 	close(r.stop)
 	r.done.Wait()
