@@ -83,7 +83,7 @@ unit:
 bench: build setup
 	bin/ramjet bench
 
-# What docs/scale.md stands on: half an hour, as root.
+# What docs/scale.md stands on: a quarter of an hour, as root.
 scale: build setup
 	$(GO) run ./test/scale
 
