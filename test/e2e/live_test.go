@@ -34,10 +34,14 @@ func TestLive(t *testing.T) {
 			t.Logf("passes: %+v, gave up: %v", live.Passes, live.GaveUp) // which a busy machine may have it do
 			diff := save(t, v, at("diff"), "--live", "--base", at("base"))
 			t.Logf("passes: %+v", diff.Passes)
-			byQEMU := save(t, v, at("qemu"), "--live", "--engine", "qemu")
-			if byQEMU.PauseSeconds > byQEMU.SaveSeconds*3/4 {
+			// Slowed down, so that the pause is a small part of it on a busy machine too. Its memory is not looked at: without KVM, QEMU
+			// loses a write now and then, the more the longer it takes (docs/guarantees.md), and the slower the guest writes the less.
+			byQEMU := save(t, v, at("slow"), "--live", "--engine", "qemu", "--max-bandwidth", "80M")
+			if byQEMU.PauseSeconds > byQEMU.SaveSeconds/2 {
 				t.Errorf("QEMU's live save paused for %.3f s of %.3f s", byQEMU.PauseSeconds, byQEMU.SaveSeconds)
 			}
+			do(t, v.Dirty(2))
+			save(t, v, at("qemu"), "--live", "--engine", "qemu")
 			if whole(t, v); count(t, v) == 0 {
 				t.Error("the guest does not count")
 			}
