@@ -298,7 +298,7 @@ func (c *clone) start(ctx context.Context, i int) (_ *VM, overlays []string, err
 		return nil, overlays, err
 	}
 	r.state = &stateStream{file: state, wasRunning: c.ran}
-	v, err := r.start(ctx)
+	v, err := r.start(ctx, nil)
 	return v, overlays, err
 }
 

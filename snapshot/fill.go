@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -58,36 +59,140 @@ func (s source) part(c *pageCheck) migration.LoadBlock {
 	return p
 }
 
-// fill reads the blocks that are outside the stream into QEMU's memory.
-func (r *restore) fill(ctx context.Context, in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
-	memory := map[int]guestmem.Memory{}
-	defer func() {
-		for _, m := range memory {
-			err = errors.Join(err, m.Close())
-		}
-	}()
+// filling reads the blocks of an image that are outside the state stream into the memory of a QEMU, and begins before there is
+// one: QEMU takes some 40 ms to start, in which the image is checked and the channels' buffers are filled.
+type filling struct {
+	restore *restore
+	ctx     context.Context // of all that is done for this restore: a filling that fails ends it
+	cancel  context.CancelCauseFunc
+	memory  map[int]*awaited // by block of the image
+	there   chan struct{}    // closed when there is memory
+	checked chan struct{}    // closed when the check is over
+	done    chan struct{}    // closed when all is over
+	err     error            // valid when done
+	own     error            // err, if it came before ctx ended for another reason
+}
+
+// fill starts a filling with its check, if that is not nil.
+func (r *restore) fill(ctx context.Context, check func(context.Context) error) *filling {
+	f := &filling{restore: r, memory: map[int]*awaited{}, there: make(chan struct{}), checked: make(chan struct{}), done: make(chan struct{})}
+	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	for i, b := range r.image.Blocks {
-		for _, q := range blocks {
-			if q.Name != b.Name || !r.outside[b.Name] {
-				continue
-			}
-			if memory[i], err = in.OpenMemory(q, guestmem.ReadWrite); err != nil {
-				delete(memory, i)
-				return err
-			}
+		if r.outside[b.Name] {
+			f.memory[i] = &awaited{size: b.Length, ctx: f.ctx, there: f.there}
 		}
 	}
-	r.Progress.phase("loading memory")
-	if r.base != nil {
-		if err := r.fillFrom(ctx, r.base, memory); err != nil {
+	go func() {
+		defer close(f.done)
+		if check != nil {
+			f.settle(check(f.ctx))
+		}
+		close(f.checked)
+		if f.err == nil {
+			f.settle(f.run())
+		}
+	}()
+	return f
+}
+
+// settle takes the result of a step. An error ends everything.
+func (f *filling) settle(err error) {
+	if f.err = err; err == nil {
+		return
+	}
+	if f.ctx.Err() == nil {
+		f.own = err
+	}
+	f.cancel(err)
+}
+
+// run reads the base, if there is one, and what the image has on top of it.
+func (f *filling) run() error {
+	if f.restore.base != nil {
+		if err := f.restore.fillFrom(f.ctx, f.restore.base, f.memory); err != nil {
 			return err
 		}
 	}
-	return r.fillFrom(ctx, r.image, memory)
+	return f.restore.fillFrom(f.ctx, f.restore.image, f.memory)
+}
+
+// into lets the filling have the memory of a QEMU with these blocks, and returns when it is full.
+func (f *filling) into(in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
+	var opened []guestmem.Memory
+	defer func() {
+		for _, m := range opened {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	for _, q := range blocks {
+		a := f.memory[f.restore.image.Index(q.Name)]
+		if a == nil {
+			continue
+		}
+		if a.Memory, err = in.OpenMemory(q, guestmem.ReadWrite); err != nil {
+			return err
+		}
+		opened = append(opened, a.Memory)
+	}
+	close(f.there)
+	<-f.done
+	return f.err
+}
+
+// end ends a filling whose QEMU was started or, for err, was not, and returns what was wrong first. What is wrong with the image
+// goes before all else.
+func (f *filling) end(err error) error {
+	<-f.checked
+	f.cancel(err)
+	<-f.done
+	if f.own != nil {
+		return f.own
+	}
+	return err
+}
+
+// awaited is the memory of a block that is not there yet: all but its size waits for it.
+type awaited struct {
+	guestmem.Memory // valid when there
+	size            int64
+	ctx             context.Context
+	there           <-chan struct{}
+}
+
+func (a *awaited) wait() error {
+	select {
+	case <-a.there:
+		return nil
+	case <-a.ctx.Done():
+		return context.Cause(a.ctx)
+	}
+}
+
+func (a *awaited) Size() int64 { return a.size }
+
+func (a *awaited) Populated(within guestmem.Range) iter.Seq2[guestmem.Range, error] {
+	if err := a.wait(); err != nil {
+		return func(yield func(guestmem.Range, error) bool) { yield(guestmem.Range{}, err) }
+	}
+	return a.Memory.Populated(within)
+}
+
+func (a *awaited) Read(p []byte, off int64) error {
+	if err := a.wait(); err != nil {
+		return err
+	}
+	return a.Memory.Read(p, off)
+}
+
+func (a *awaited) Write(p []byte, off int64) error {
+	if err := a.wait(); err != nil {
+		return err
+	}
+	return a.Memory.Write(p, off)
 }
 
 // fillFrom reads what comes from one of the image and its base.
-func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[int]guestmem.Memory) error {
+func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[int]*awaited) error {
 	l := &migration.Load{Image: directio.Reopen{File: image.file}}
 	check := &pageCheck{image: image.Image, bad: refuseBad}
 	if image.Seal != nil {

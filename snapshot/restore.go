@@ -101,24 +101,44 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	if err := r.launch.CheckSockets(); err != nil {
 		return nil, err
 	}
-	if err := r.verify(ctx); err != nil {
-		return nil, err
-	}
-	if r.state, err = r.openState(); err != nil {
-		return nil, err
-	}
-	return r.start(ctx)
+	return r.start(ctx, r.check)
 }
 
-// start starts QEMU and brings the image in, when all is checked.
-func (r *restore) start(ctx context.Context) (*VM, error) {
+// check checks the image, and takes from it what QEMU loads by itself.
+func (r *restore) check(ctx context.Context) (err error) {
+	if err := r.verify(ctx); err != nil {
+		return err
+	}
+	r.state, err = r.openState()
+	return err
+}
+
+// start starts a VM from an image that check, if it is not nil, finds right. With Eager that is looked at while QEMU starts, which
+// changes nothing outside itself before it runs the guest. The command line that it has is right in any case: the seal's
+// metadata, where it comes from, has a sum of its own.
+func (r *restore) start(ctx context.Context, check func(context.Context) error) (*VM, error) {
+	if r.Mode == Eager {
+		f := r.fill(ctx, check)
+		v, err := r.launchQEMU(f.ctx, f)
+		return v, f.end(err)
+	}
+	if check != nil {
+		if err := check(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return r.launchQEMU(ctx, nil)
+}
+
+// launchQEMU starts QEMU and brings the image in, memory by f if that is not nil.
+func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 	r.Progress.phase("starting QEMU")
 	in, err := r.launch.Start(ctx)
 	if err != nil {
 		return nil, err
 	}
 	greeted := time.Now()
-	if err := r.load(ctx, in); err != nil {
+	if err := r.load(ctx, in, f); err != nil {
 		return nil, errors.Join(err, in.Kill())
 	}
 	v := &VM{incoming: in, RestoreResult: RestoreResult{
@@ -262,7 +282,7 @@ func (r *restore) placeMemory() error {
 func inherited(file int) string { return fmt.Sprintf("/proc/self/fd/%d", qemu.FirstFile+file) }
 
 // load brings memory and devices into a QEMU that waits, and lets it run.
-func (r *restore) load(ctx context.Context, in *qemu.Incoming) error {
+func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error {
 	blocks, err := qemu.QueryRAMBlocks(ctx, in.Monitor)
 	if err != nil {
 		return err
@@ -270,8 +290,9 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming) error {
 	if err := r.compare(blocks); err != nil {
 		return err
 	}
-	if r.Mode == Eager {
-		if err := r.fill(ctx, in, blocks); err != nil {
+	if f != nil {
+		r.Progress.phase("loading memory")
+		if err := f.into(in, blocks); err != nil {
 			return err
 		}
 	}

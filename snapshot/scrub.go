@@ -17,11 +17,11 @@ import (
 //	instant     before QEMU starts                                   not
 //	  Verify    before QEMU starts                                   before QEMU starts
 //	  Scrub     before QEMU starts                                   while the guest runs
-//	eager       before QEMU starts                                   as it is read, before the guest runs
+//	eager       while QEMU starts                                    as it is read, before the guest runs
 //
 // An image without a seal has nothing to check against.
 
-// verify checks what is to be checked before QEMU starts. The firmware's memory newStateStream checks.
+// verify checks what is to be checked before anything gets into a VM. The firmware's memory openState checks.
 func (r *restore) verify(ctx context.Context) error {
 	if r.image.Seal == nil {
 		if r.Verify || r.Scrub {

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ramjet-vm/ramjet/mappedram"
+)
+
+// TestEagerSaysWhatIsWrongFirst has an image and a QEMU that are both wrong: an eager restore looks at both at a time, and
+// must not blame now the one and now the other.
+func TestEagerSaysWhatIsWrongFirst(t *testing.T) {
+	image := smallImage().sealed(t)
+	restored := func(program string) error {
+		_, err := Restore(context.Background(), RestoreOptions{Image: image, Mode: Eager, Detach: true, Command: []string{program, "-m", "4M"}})
+		if err == nil {
+			t.Fatal(program + " has become a VM")
+		}
+		return err
+	}
+	for range 20 {
+		if err := restored("/bin/false"); !strings.Contains(err.Error(), "QEMU ended") {
+			t.Fatal(err)
+		}
+	}
+	silent := filepath.Join(t.TempDir(), "silent")
+	check(t, os.WriteFile(silent, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700))
+	flip(t, image, 8*(opened(t, image).Blocks[0].BitmapOffset+3))
+	for range 20 {
+		// The second never greets, and would be waited for.
+		for _, program := range []string{"/bin/false", silent} {
+			if err := restored(program); !errors.Is(err, mappedram.ErrDamaged) || strings.Contains(err.Error(), "QEMU") {
+				t.Fatal(err)
+			}
+		}
+	}
+}
