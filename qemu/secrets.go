@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Blank stands where a secret was in a recorded command line.
@@ -45,7 +46,7 @@ func Blanked(words []string) []string {
 
 func blankValue(option, value string) string {
 	if option == "append" {
-		return blankURLs(kernelSecret.ReplaceAllString(value, "${1}"+Blank))
+		return blankURLs(kernelSecret().ReplaceAllString(value, "${1}"+Blank))
 	}
 	if strings.HasPrefix(strings.TrimSpace(value), "{") {
 		return blankJSON(value)
@@ -77,15 +78,15 @@ func blankProperty(option, key, value string, all Properties) string {
 	case option == "object" && strings.HasPrefix(kind, "secret") && key == "data":
 		return Blank
 	case option == "smbios" && key == "value":
-		return systemdCredential.ReplaceAllString(value, "${1}"+Blank)
-	case option == "fw_cfg" && (key == "string") && secretWord.MatchString(all.Get("name")+kind):
+		return systemdCredential().ReplaceAllString(value, "${1}"+Blank)
+	case option == "fw_cfg" && (key == "string") && secretWord().MatchString(all.Get("name")+kind):
 		return Blank
 	}
 	return value
 }
 
 // secretWord is what the names of secrets have in them.
-var secretWord = regexp.MustCompile(`(?i)pass(word|wd|phrase)|secret|token|cookie|credential|api-?_?key|private-?_?key`)
+var secretWord = lazily(`(?i)pass(word|wd|phrase)|secret|token|cookie|credential|api-?_?key|private-?_?key`)
 
 // secretName tells whether a property is secret by its name. password-secret, passwordid and their like name a secret
 // object; the password= of -vnc is a switch.
@@ -100,21 +101,26 @@ func secretName(key, value string) bool {
 			return false
 		}
 	}
-	return secretWord.MatchString(last)
+	return secretWord().MatchString(last)
+}
+
+// lazily compiles an expression when it is first needed: most runs of the program never do.
+func lazily(expression string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }
 
 var (
-	kernelSecret      = regexp.MustCompile(`(?i)([\w.-]*(?:pass(?:word|wd|phrase)|secret|token|credential|api_?key)[\w.-]*[=:])\S+`)
-	systemdCredential = regexp.MustCompile(`^(io\.systemd\.credential(?:\.binary)?:[^=]*=).*`)
-	userInfo          = regexp.MustCompile(`(?i)\b([a-z][a-z0-9+.-]*)://([^/@\s"']*)@`)
-	queryWithSecret   = regexp.MustCompile(`(?i)([?&;](?:[\w.-]*(?:pass(?:word|wd)|secret|token|signature|credential|api_?key|access_?key)[\w.-]*|sig|key|auth)=)[^&;#\s"']+`)
+	kernelSecret      = lazily(`(?i)([\w.-]*(?:pass(?:word|wd|phrase)|secret|token|credential|api_?key)[\w.-]*[=:])\S+`)
+	systemdCredential = lazily(`^(io\.systemd\.credential(?:\.binary)?:[^=]*=).*`)
+	userInfo          = lazily(`(?i)\b([a-z][a-z0-9+.-]*)://([^/@\s"']*)@`)
+	queryWithSecret   = lazily(`(?i)([?&;](?:[\w.-]*(?:pass(?:word|wd)|secret|token|signature|credential|api_?key|access_?key)[\w.-]*|sig|key|auth)=)[^&;#\s"']+`)
 )
 
 // blankURLs blanks user and password, and parameters that give access, in the URLs of a text. A user alone is kept
 // where it is no secret: ssh needs it.
 func blankURLs(s string) string {
-	s = userInfo.ReplaceAllStringFunc(s, func(m string) string {
-		p := userInfo.FindStringSubmatch(m)
+	s = userInfo().ReplaceAllStringFunc(s, func(m string) string {
+		p := userInfo().FindStringSubmatch(m)
 		scheme, info := p[1], p[2]
 		if k := strings.IndexAny(info, ":%"); k >= 0 {
 			return scheme + "://" + info[:k+1] + Blank + "@"
@@ -128,7 +134,7 @@ func blankURLs(s string) string {
 	if !strings.Contains(s, "://") && !strings.Contains(s, "?") {
 		return s
 	}
-	return queryWithSecret.ReplaceAllString(s, "${1}"+Blank)
+	return queryWithSecret().ReplaceAllString(s, "${1}"+Blank)
 }
 
 // blankJSON blanks an option that is a JSON object. What cannot be read is as secret as it can be.

@@ -6,12 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
+	vmetrics "github.com/VictoriaMetrics/metrics"
 
 	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/snapshot"
@@ -19,36 +19,24 @@ import (
 
 // metrics are what serve --metrics shows, in Prometheus' text format.
 type metrics struct {
-	registry *prometheus.Registry
-	commands *prometheus.CounterVec
-	seconds  prometheus.Histogram
+	set     *vmetrics.Set
+	seconds *vmetrics.PrometheusHistogram
 }
 
 // otherCommand stands for all commands that are not in the server's table, so that clients cannot make up series.
 const otherCommand = "other"
 
 func newMetrics() *metrics {
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		commands: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ramjet_commands_total", Help: "Commands carried out, by name and by result, which is ok or error.",
-		}, []string{"command", "result"}),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "ramjet_command_seconds", Help: "How long commands took.", Buckets: prometheus.ExponentialBuckets(1e-5, 10, 7),
-		}),
-	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "ramjet_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": snapshot.VersionString()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.commands, m.seconds, build)
-	return m
+	vmetrics.ExposeMetadata(true)
+	set := vmetrics.NewSet()
+	set.NewGauge(fmt.Sprintf("ramjet_build_info{version=%q}", snapshot.VersionString()), nil).Set(1)
+	return &metrics{set, set.NewPrometheusHistogramExt("ramjet_command_seconds", vmetrics.ExponentialBuckets(1e-5, 10, 7))}
 }
 
 // observe counts, times and logs the commands of a server that does not serve yet.
 func (m *metrics) observe(s *qmp.Server, event func(string, ...any)) {
 	if query, ok := s.Commands["query-migrate"]; ok { // as it is: what a scrape asks is not a client's command
-		m.registry.MustRegister(&migrationCollector{query.Run})
+		m.set.RegisterMetricsWriter(func(w io.Writer) { writeMigration(w, query.Run) })
 	}
 	for name, c := range s.Commands {
 		s.Commands[name] = qmp.Command{Run: m.observed(name, c.Run, event), OOB: c.OOB}
@@ -67,8 +55,8 @@ func (m *metrics) observed(label string, run qmp.Handler, event func(string, ...
 		if err != nil {
 			outcome = "error"
 		}
-		m.commands.WithLabelValues(label, outcome).Inc()
-		m.seconds.Observe(took)
+		m.set.GetOrCreateCounter(fmt.Sprintf("ramjet_commands_total{command=%q,result=%q}", label, outcome)).Inc()
+		m.seconds.Update(took)
 		event(fmt.Sprintf("command %.64q: %s", r.Name, outcome), "name", fmt.Sprintf("%.64s", r.Name), "seconds", took, "error", err)
 		return result, err
 	}
@@ -77,33 +65,21 @@ func (m *metrics) observed(label string, run qmp.Handler, event func(string, ...
 // serve answers at an address that somebody listens at already, until ctx ends.
 func (m *metrics) serve(ctx context.Context, l net.Listener) {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	page := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		m.set.WritePrometheus(w)
+	})
+	mux.Handle("GET /metrics", http.TimeoutHandler(page, 10*time.Second, "the server does not answer\n"))
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, MaxHeaderBytes: 16 << 10}
 	context.AfterFunc(ctx, func() { s.Close() })
 	_ = s.Serve(l) // it ends when ctx does
 }
 
-// migrationCollector asks for the last migration when it is asked.
-type migrationCollector struct{ query qmp.Handler }
-
-var (
-	migrationState = prometheus.NewDesc("ramjet_migration_state", "1 for the state that the last migration is in.", []string{"state"}, nil)
-	migrationBytes = prometheus.NewDesc("ramjet_migration_bytes", "The last migration's bytes: total and remaining of memory, transferred to or from the file.",
-		[]string{"kind"}, nil)
-	migrationSeconds  = prometheus.NewDesc("ramjet_migration_seconds", "How long the last migration has taken so far.", nil, nil)
-	migrationDowntime = prometheus.NewDesc("ramjet_migration_downtime_seconds", "How long the guest stood still in the last migration.", nil, nil)
-)
-
-func (c *migrationCollector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{migrationState, migrationBytes, migrationSeconds, migrationDowntime} {
-		out <- d
-	}
-}
-
-func (c *migrationCollector) Collect(out chan<- prometheus.Metric) {
+// writeMigration asks for the last migration when it is asked.
+func writeMigration(w io.Writer, query qmp.Handler) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	answer, err := c.query(ctx, &qmp.Request{Name: "query-migrate"})
+	answer, err := query(ctx, &qmp.Request{Name: "query-migrate"})
 	if err != nil {
 		return
 	}
@@ -117,20 +93,25 @@ func (c *migrationCollector) Collect(out chan<- prometheus.Metric) {
 	if err != nil || json.Unmarshal(b, &info) != nil || info.Status == "" {
 		return
 	}
-	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	family := "" // its kind is told once
+	gauge := func(name, labels string, v float64) {
+		if name != family {
+			vmetrics.WriteMetadataIfNeeded(w, name, "gauge")
+			family = name
+		}
+		fmt.Fprintf(w, "%s%s %g\n", name, labels, v)
 	}
-	gauge(migrationState, 1, info.Status)
+	gauge("ramjet_migration_state", fmt.Sprintf("{state=%q}", info.Status), 1)
 	if info.RAM != nil {
-		gauge(migrationBytes, float64(info.RAM.Total), "total")
-		gauge(migrationBytes, float64(info.RAM.Remaining), "remaining")
-		gauge(migrationBytes, float64(info.RAM.Transferred), "transferred")
+		gauge("ramjet_migration_bytes", `{kind="total"}`, float64(info.RAM.Total))
+		gauge("ramjet_migration_bytes", `{kind="remaining"}`, float64(info.RAM.Remaining))
+		gauge("ramjet_migration_bytes", `{kind="transferred"}`, float64(info.RAM.Transferred))
 	}
 	if info.TotalTime != nil {
-		gauge(migrationSeconds, float64(*info.TotalTime)/1000)
+		gauge("ramjet_migration_seconds", "", float64(*info.TotalTime)/1000)
 	}
 	if info.Downtime != nil {
-		gauge(migrationDowntime, float64(*info.Downtime)/1000)
+		gauge("ramjet_migration_downtime_seconds", "", float64(*info.Downtime)/1000)
 	}
 }
 

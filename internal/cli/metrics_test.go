@@ -52,6 +52,9 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(page, `command="query-migrate"`) {
 		t.Errorf("a scrape counts as a client's command:\n%s", page)
 	}
+	if n := strings.Count(page, "# TYPE ramjet_migration_bytes gauge"); n != 1 {
+		t.Errorf("the kind of a family is told %d times:\n%s", n, page)
+	}
 	for _, want := range []string{
 		`ramjet_commands_total{command="query-status",result="ok"} 1`,
 		`ramjet_commands_total{command="migrate",result="error"} 1`,
@@ -61,6 +64,7 @@ func TestMetrics(t *testing.T) {
 		`ramjet_migration_bytes{kind="total"} 2.097152e+06`,
 		`ramjet_migration_bytes{kind="remaining"} 0`,
 		"ramjet_migration_seconds ",
+		"# TYPE ramjet_command_seconds histogram",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the metrics have no %s:\n%s", want, page)
