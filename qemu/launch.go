@@ -181,28 +181,39 @@ func (in *Incoming) explain(err error) error {
 	return fmt.Errorf("QEMU ended with %s: %w", in.cmd.ProcessState, err)
 }
 
-// Load has QEMU take its state from a stream in file, a descriptor open for reading, and returns when all of it is there.
-func (in *Incoming) Load(ctx context.Context, file *os.File) error {
+// Loading is a state stream that QEMU has and waits to load.
+type Loading struct {
+	in  *Incoming
+	set int64
+}
+
+// Offer passes QEMU the stream that it is to take its state from: file, a descriptor open for reading.
+func (in *Incoming) Offer(ctx context.Context, file *os.File) (*Loading, error) {
 	on := []capability{{"mapped-ram", true}, {"events", true}}
 	if err := in.setCapabilities(ctx, on); err != nil {
-		return in.explain(fmt.Errorf("this QEMU cannot load memory images (it must be 9.1 or newer): %w", err))
+		return nil, in.explain(fmt.Errorf("this QEMU cannot load memory images (it must be 9.1 or newer): %w", err))
 	}
 	set, err := in.PassFiles(ctx, "ramjet state", file)
 	if err != nil {
-		return in.explain(err)
+		return nil, in.explain(err)
 	}
-	events, cancel := in.Monitor.Subscribe("MIGRATION")
+	return &Loading{in, set}, nil
+}
+
+// Load returns when all of the state is there.
+func (l *Loading) Load(ctx context.Context) error {
+	events, cancel := l.in.Monitor.Subscribe("MIGRATION")
 	defer cancel()
-	args := map[string]any{"uri": fmt.Sprintf("file:/dev/fdset/%d", set), "exit-on-error": false}
-	if err := in.Monitor.Execute(ctx, "migrate-incoming", args, nil); err != nil {
-		return in.explain(fmt.Errorf("QEMU refuses to load the state: %w", err))
+	args := map[string]any{"uri": fmt.Sprintf("file:/dev/fdset/%d", l.set), "exit-on-error": false}
+	if err := l.in.Monitor.Execute(ctx, "migrate-incoming", args, nil); err != nil {
+		return l.in.explain(fmt.Errorf("QEMU refuses to load the state: %w", err))
 	}
-	if err := in.loaded(ctx, events); err != nil {
+	if err := l.in.loaded(ctx, events); err != nil {
 		return err
 	}
-	// The VM's next migration is somebody else's business.
+	// The VM's next migration is somebody else's business. (When the guest runs this takes longer than now: QEMU has one lock for both.)
 	off := []capability{{"mapped-ram", false}, {"events", false}}
-	return errors.Join(in.setCapabilities(ctx, off), in.Monitor.RemoveFDSet(ctx, set))
+	return errors.Join(l.in.setCapabilities(ctx, off), l.in.Monitor.RemoveFDSet(ctx, l.set))
 }
 
 // loaded waits for the end of the incoming migration.

@@ -59,8 +59,8 @@ func (s source) part(c *pageCheck) migration.LoadBlock {
 	return p
 }
 
-// filling reads the blocks of an image that are outside the state stream into the memory of a QEMU, and begins before there is
-// one: QEMU takes some 40 ms to start, in which the image is checked and the channels' buffers are filled.
+// filling checks an image and, with Eager, reads the blocks that are outside the state stream into the memory of a QEMU. It begins
+// before there is one: while QEMU starts, the image is checked and the channels' buffers are filled.
 type filling struct {
 	restore *restore
 	ctx     context.Context // of all that is done for this restore: a filling that fails ends it
@@ -78,7 +78,7 @@ func (r *restore) fill(ctx context.Context, check func(context.Context) error) *
 	f := &filling{restore: r, memory: map[int]*awaited{}, there: make(chan struct{}), checked: make(chan struct{}), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
 	for i, b := range r.image.Blocks {
-		if r.outside[b.Name] {
+		if r.Mode == Eager && r.outside[b.Name] {
 			f.memory[i] = &awaited{size: b.Length, ctx: f.ctx, there: f.there}
 		}
 	}
@@ -88,7 +88,7 @@ func (r *restore) fill(ctx context.Context, check func(context.Context) error) *
 			f.settle(check(f.ctx))
 		}
 		close(f.checked)
-		if f.err == nil {
+		if f.err == nil && len(f.memory) > 0 {
 			f.settle(f.run())
 		}
 	}()
@@ -114,6 +114,15 @@ func (f *filling) run() error {
 		}
 	}
 	return f.restore.fillFrom(f.ctx, f.restore.image, f.memory)
+}
+
+// check returns when the image is checked, and why nothing is to be loaded from it if that is so.
+func (f *filling) check() error {
+	<-f.checked
+	if f.ctx.Err() != nil {
+		return context.Cause(f.ctx)
+	}
+	return nil
 }
 
 // into lets the filling have the memory of a QEMU with these blocks, and returns when it is full.

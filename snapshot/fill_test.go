@@ -13,12 +13,18 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// TestEagerSaysWhatIsWrongFirst has an image and a QEMU that are both wrong: an eager restore looks at both at a time, and
+// TestRestoreSaysWhatIsWrongFirst has an image and a QEMU that are both wrong: a restore looks at both at a time, and
 // must not blame now the one and now the other.
-func TestEagerSaysWhatIsWrongFirst(t *testing.T) {
+func TestRestoreSaysWhatIsWrongFirst(t *testing.T) {
+	for _, mode := range []Mode{Instant, Eager} {
+		t.Run(string(mode), func(t *testing.T) { saysWhatIsWrongFirst(t, mode) })
+	}
+}
+
+func saysWhatIsWrongFirst(t *testing.T, mode Mode) {
 	image := smallImage().sealed(t)
 	restored := func(program string) error {
-		_, err := Restore(context.Background(), RestoreOptions{Image: image, Mode: Eager, Detach: true, Command: []string{program, "-m", "4M"}})
+		_, err := Restore(context.Background(), RestoreOptions{Image: image, Mode: mode, Detach: true, Command: []string{program, "-m", "4M"}})
 		if err == nil {
 			t.Fatal(program + " has become a VM")
 		}

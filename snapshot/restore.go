@@ -113,24 +113,16 @@ func (r *restore) check(ctx context.Context) (err error) {
 	return err
 }
 
-// start starts a VM from an image that check, if it is not nil, finds right. With Eager that is looked at while QEMU starts, which
+// start starts a VM from an image that check, if it is not nil, finds right. That is looked at while QEMU starts, which
 // changes nothing outside itself before it runs the guest. The command line that it has is right in any case: the seal's
 // metadata, where it comes from, has a sum of its own.
 func (r *restore) start(ctx context.Context, check func(context.Context) error) (*VM, error) {
-	if r.Mode == Eager {
-		f := r.fill(ctx, check)
-		v, err := r.launchQEMU(f.ctx, f)
-		return v, f.end(err)
-	}
-	if check != nil {
-		if err := check(ctx); err != nil {
-			return nil, err
-		}
-	}
-	return r.launchQEMU(ctx, nil)
+	f := r.fill(ctx, check)
+	v, err := r.launchQEMU(f.ctx, f)
+	return v, f.end(err)
 }
 
-// launchQEMU starts QEMU and brings the image in, memory by f if that is not nil.
+// launchQEMU starts QEMU and brings the image in, what f fills by f.
 func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 	r.Progress.phase("starting QEMU")
 	in, err := r.launch.Start(ctx)
@@ -290,14 +282,19 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error
 	if err := r.compare(blocks); err != nil {
 		return err
 	}
-	if f != nil {
-		r.Progress.phase("loading memory")
-		if err := f.into(in, blocks); err != nil {
-			return err
-		}
+	if err := f.check(); err != nil {
+		return err
+	}
+	loading, err := in.Offer(ctx, r.state.file)
+	if err != nil {
+		return err
+	}
+	r.Progress.phase("loading memory")
+	if err := f.into(in, blocks); err != nil {
+		return err
 	}
 	r.Progress.phase("loading device state")
-	if err := in.Load(ctx, r.state.file); err != nil {
+	if err := loading.Load(ctx); err != nil {
 		return err
 	}
 	if r.Paused || !r.state.wasRunning {

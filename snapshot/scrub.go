@@ -14,9 +14,9 @@ import (
 // What a restore checks, of a sealed image:
 //
 //	            headers, bitmaps, device state, firmware's memory    guest memory
-//	instant     before QEMU starts                                   not
-//	  Verify    before QEMU starts                                   before QEMU starts
-//	  Scrub     before QEMU starts                                   while the guest runs
+//	instant     while QEMU starts                                    not
+//	  Verify    while QEMU starts                                    while QEMU waits
+//	  Scrub     while QEMU starts                                    while the guest runs
 //	eager       while QEMU starts                                    as it is read, before the guest runs
 //
 // An image without a seal has nothing to check against.

@@ -29,7 +29,7 @@ instant: the guest's memory is the image, mapped copy-on-write. Takes millisecon
 while the VM runs (it may be deleted or replaced by another file).
 eager: all memory is read before the guest runs; IMAGE is not needed then any more.
 
-Of an image with a seal, headers, bitmaps, device state and firmware are checked before QEMU starts, and in eager mode
+Of an image with a seal, headers, bitmaps, device state and firmware are checked before anything is loaded, and in eager mode
 every page as it is read. In instant mode --verify checks all pages before, --scrub while the guest runs.`,
 		Example: `  ramjet restore vm1.img
   ramjet restore --qmp /run/vm2.qmp --detach --json vm1.img
