@@ -105,7 +105,7 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	if err := s.vm.Migrate(ctx, how, fmt.Sprintf("file:/dev/fdset/%d", set), s.observe); err != nil {
 		return err
 	}
-	s.result.SaveSeconds = time.Since(s.began).Seconds()
+	s.result.SaveSeconds = time.Since(s.Began).Seconds()
 	if s.Then == ThenResume || s.Then == "" {
 		return s.pause.end(ThenResume)
 	}

@@ -205,7 +205,7 @@ func (n *native) complete() (id seal.ID, err error) {
 	if id, err = n.seal(end); err != nil {
 		return id, err
 	}
-	n.result.SaveSeconds = time.Since(n.began).Seconds()
+	n.result.SaveSeconds = time.Since(n.Began).Seconds()
 	return id, n.engine.Release(w)
 }
 

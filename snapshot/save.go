@@ -63,6 +63,7 @@ type SaveOptions struct {
 	// Confine gives up, for the whole process and for good, what the save does not need once it is attached. For a program that
 	// does nothing else.
 	Confine bool
+	Began   time.Time // when the user began to wait; now if zero
 
 	Progress *Progress      // optional
 	Log      func(s string) // optional: what is decided, for people
@@ -95,7 +96,6 @@ type SaveResult struct {
 // save is one Save under way.
 type save struct {
 	SaveOptions
-	began  time.Time
 	vm     *qemu.VM
 	lock   *os.File     // see lockVM
 	base   *openedImage // nil: the image will be whole
@@ -109,7 +109,10 @@ type save struct {
 // Save saves a running VM into a new image. On an error nothing is left at the image's path that was not there
 // before, and the VM does what it did before.
 func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
-	s := &save{SaveOptions: o, began: time.Now()}
+	if o.Began.IsZero() {
+		o.Began = time.Now()
+	}
+	s := &save{SaveOptions: o}
 	if err := s.prepare(ctx); err != nil {
 		s.close()
 		return nil, err
@@ -220,7 +223,7 @@ func (s *save) chooseEngine(ctx context.Context) error {
 
 func (s *save) run(ctx context.Context) error {
 	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), IOWhy: s.io.Why, Channels: s.channels()}
-	s.result.Times.Attach = time.Since(s.began).Seconds()
+	s.result.Times.Attach = time.Since(s.Began).Seconds()
 	work := s.native
 	if s.Engine == EngineQEMU {
 		work = s.byQEMU
@@ -254,7 +257,7 @@ func (s *save) channels() int {
 func (s *save) divide() {
 	if s.Engine == EngineQEMU {
 		s.result.Times.Memory = s.result.SaveSeconds - s.result.Times.Attach
-		s.result.Times.Complete = time.Since(s.began).Seconds() - s.result.SaveSeconds
+		s.result.Times.Complete = time.Since(s.Began).Seconds() - s.result.SaveSeconds
 	}
 }
 
@@ -277,7 +280,7 @@ func (s *save) finish() {
 		r.Base = &s.base.path
 	}
 	r.PauseSeconds = s.pause.length.Seconds()
-	r.DurableSeconds = time.Since(s.began).Seconds()
+	r.DurableSeconds = time.Since(s.Began).Seconds()
 	if r.SaveSeconds > 0 {
 		r.BytesPerSecond = float64(r.BytesStored) / r.SaveSeconds
 	}

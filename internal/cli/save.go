@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) save() *cobra.Command {
-	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume}
+	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume, Began: began}
 	noSandbox := false
 	c := &cobra.Command{
 		Use:   "save [flags] IMAGE",
