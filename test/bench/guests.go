@@ -39,7 +39,11 @@ func newBench(c Config) (*bench, error) {
 	if least := size >> 20 / 8; int64(c.Fill) < least || int64(c.Fill) > 6*least {
 		return nil, fmt.Errorf("%d MiB in use of a guest of %s: give it an eighth to three quarters of its memory, %d to %d MiB", c.Fill, c.Memory, least, 6*least)
 	}
-	dir, err := os.MkdirTemp(c.Dir, "ramjet-bench-")
+	parent, err := filepath.Abs(c.Dir) // libvirt's daemon is somewhere else
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(parent, "ramjet-bench-")
 	if err != nil {
 		return nil, err
 	}

@@ -71,8 +71,8 @@ func virsh(ctx context.Context, args ...string) error {
 		return errors.New("libvirt is not installed")
 	}
 	if err != nil {
-		why, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		return fmt.Errorf("virsh %s: %s", args[0], why)
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n") // the last one is the cause
+		return fmt.Errorf("virsh %s: %s", args[0], lines[len(lines)-1])
 	}
 	return nil
 }
