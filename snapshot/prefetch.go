@@ -103,7 +103,7 @@ func (r *restore) prefetch(pid int) (*prefetched, error) {
 
 // prefetcher is the process's whole life. It has nobody to tell an error to but with its exit status.
 func prefetcher() int {
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
+	beNice()
 	var order prefetchOrder
 	b, err := io.ReadAll(os.Stdin)
 	if err == nil {
@@ -121,6 +121,13 @@ func prefetcher() int {
 		return 1
 	}
 	return 0
+}
+
+// beNice lets everybody else go first. The kernel divides processors among sessions before it looks at who is nice within one, and this
+// process has a session of its own (sched(7), the autogroup feature); where it does not, there is no such file.
+func beNice() {
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, 19)
+	_ = os.WriteFile("/proc/self/autogroup", []byte("19"), 0)
 }
 
 func (o prefetchOrder) run() (done prefetched, err error) {
