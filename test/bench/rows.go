@@ -101,7 +101,7 @@ func (b *bench) sparseRows() (rows []*Row) {
 		rows = append(rows,
 			&Row{Name: "ramjet sparse " + size, Group: "sparse",
 				What: fmt.Sprintf("save of a guest of %s with %d MiB in use, anonymous memory", size, b.smallUse()), run: sparse(size, saved())},
-			&Row{Name: "qemu sparse " + size, Group: "sparse", What: "the same by QEMU, 4 multifd channels", run: sparse(size, qemuSave(4, true))})
+			&Row{Name: "qemu sparse " + size, Group: "sparse", What: "the same by QEMU, 4 multifd channels", run: sparseByQEMU(size)})
 	}
 	return rows
 }
