@@ -24,8 +24,8 @@ func sparse(size string, f func(context.Context, *bench, *vm.VM) (Sample, error)
 	}
 }
 
-// sparseByQEMU is the last that is done with its guest: QEMU reads memory that the guest never touched, and where the kernel has no page of
-// zeros for that (its own huge one, say) all of it is taken then, more than the machine has for guests of all sizes.
+// sparseByQEMU is the last that is done with its guest: QEMU reads memory that the guest never touched, and some kernels give who reads
+// pages of his own. Then all of it is taken, more than the machine has for guests of all sizes.
 func sparseByQEMU(size string) measure {
 	return func(ctx context.Context, b *bench) (Sample, error) {
 		s, err := sparse(size, qemuSave(4, true))(ctx, b)
