@@ -84,7 +84,8 @@ func TestUnitVerify(t *testing.T) {
 	do(t, err)
 	path := filepath.Join(t.TempDir(), "ramjet-serve@vm1.service")
 	do(t, os.WriteFile(path, bytes.ReplaceAll(b, []byte("/usr/bin/ramjet"), []byte(program)), 0o600))
-	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+	// It looks at the units beside this one too, and has opinions on them.
+	if out, err := exec.Command(analyze, "verify", "--man=no", path).CombinedOutput(); err != nil || bytes.Contains(out, []byte("ramjet")) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
