@@ -104,7 +104,7 @@ func secretName(key, value string) bool {
 	return secretWord().MatchString(last)
 }
 
-// lazily compiles an expression when it is first needed: most runs of the program never do.
+// lazily compiles an expression when it is first needed, not at every start of the program.
 func lazily(expression string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expression) })
 }

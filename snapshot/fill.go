@@ -143,6 +143,9 @@ func (f *filling) into(in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
 		}
 		opened = append(opened, a.Memory)
 	}
+	if len(opened) > 0 {
+		f.restore.Progress.phase("loading memory")
+	}
 	close(f.there)
 	<-f.done
 	return f.err

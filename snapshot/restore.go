@@ -122,7 +122,7 @@ func (r *restore) start(ctx context.Context, check func(context.Context) error) 
 	return v, f.end(err)
 }
 
-// launchQEMU starts QEMU and brings the image in, what f fills by f.
+// launchQEMU starts QEMU and brings the image in: memory that is to be filled by f, all else by the state stream.
 func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 	r.Progress.phase("starting QEMU")
 	in, err := r.launch.Start(ctx)
@@ -289,7 +289,6 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error
 	if err != nil {
 		return err
 	}
-	r.Progress.phase("loading memory")
 	if err := f.into(in, blocks); err != nil {
 		return err
 	}
