@@ -5,9 +5,12 @@ package guestmem
 import (
 	"bytes"
 	"errors"
+	"iter"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -161,4 +164,101 @@ func TestOtherDescriptor(t *testing.T) {
 	if _, err := openMapped(g.pid, m, os.O_RDONLY); err == nil || !strings.Contains(err.Error(), "cannot open the file behind") {
 		t.Errorf("a file that nobody holds: %v", err)
 	}
+}
+
+// TestScanOfDeadProcess (issue 15, point 14) gives the answer of a kernel on which a scan of a process that has ended finds
+// nothing and no error: its memory is neither empty nor that of the file beneath.
+func TestScanOfDeadProcess(t *testing.T) {
+	each(t, func(t *testing.T, g *guest, m Memory) {
+		if pagemapOf(m) == nil {
+			return // what is in a file may outlive its process
+		}
+		scribble(g, 20)
+		if err := unix.Kill(g.pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		defer Inject(func(c *Calls) {
+			c.Scan = func(_ int, arg unsafe.Pointer) (int, error) {
+				a := (*pmScanArg)(arg)
+				a.walkEnd = a.end
+				return 0, nil
+			}
+		})()
+		var entry [8]byte
+		at := int64(g.addr / PageSize * 8)
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			if n, err := pagemapOf(m).f.ReadAt(entry[:], at); n == 0 {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("the process does not end: %d bytes, %v", n, err)
+			}
+		}
+		whole := Range{End: m.Size()}
+		questions := map[string]iter.Seq2[Range, error]{"Populated": m.Populated(whole)}
+		if c, ok := m.(Changed); ok {
+			questions["Changed"], questions["Touched"] = c.Changed(whole), c.Touched(whole)
+		}
+		for name, ranges := range questions {
+			var err error
+			for _, err = range ranges {
+			}
+			if !errors.Is(err, errEnded) {
+				t.Errorf("%s of a process that has ended: %v", name, err)
+			}
+		}
+		if err := m.Read(make([]byte, 100*PageSize), 0); err == nil {
+			t.Error("the memory of a process that has ended can be read")
+		}
+	})
+}
+
+// TestScanMeetsTheEnd has the process end between a scan and the next: what the first found is not all.
+func TestScanMeetsTheEnd(t *testing.T) {
+	g := newGuest(t, "anonymous")
+	m := g.open(Read)
+	if pagemapOf(m).old.Load() {
+		t.Skip("this kernel has no PAGEMAP_SCAN")
+	}
+	defer Inject(func(c *Calls) {
+		scan := c.Scan
+		c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
+			n, err := scan(fd, arg)
+			unix.Kill(g.pid, unix.SIGKILL)
+			var entry [8]byte
+			for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+				if n, _ := unix.Pread(fd, entry[:], int64(g.addr/PageSize*8)); n == 0 {
+					break
+				}
+			}
+			return n, err
+		}
+	})()
+	var err error
+	for _, err = range m.Populated(Range{End: m.Size()}) {
+	}
+	if !errors.Is(err, errEnded) {
+		t.Errorf("Populated: %v", err)
+	}
+}
+
+// TestWithoutScanSideBySide (issue 16, point 10) asks from several goroutines on a kernel without PAGEMAP_SCAN: a data race,
+// under -race.
+func TestWithoutScanSideBySide(t *testing.T) {
+	g := newGuest(t, "anonymous")
+	m := g.open(Read)
+	g.do("write", 7, 1)
+	defer Inject(func(c *Calls) { c.Scan = func(int, unsafe.Pointer) (int, error) { return 0, unix.ENOTTY } })()
+	var all sync.WaitGroup
+	for range 4 {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			for _, err := range m.Populated(Range{End: m.Size()}) {
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+	}
+	all.Wait()
 }

@@ -32,10 +32,10 @@ func each(t *testing.T, test func(t *testing.T, g *guest, m Memory)) {
 				g := newGuest(t, kind)
 				m := g.open(ReadWrite)
 				if old {
-					pagemapOf(m).old = true
+					pagemapOf(m).old.Store(true)
 				}
 				test(t, g, m)
-				if p := pagemapOf(m); p != nil && p.old != old {
+				if p := pagemapOf(m); p != nil && p.old.Load() != old {
 					t.Log("this kernel has no PAGEMAP_SCAN")
 				}
 			})
@@ -275,7 +275,7 @@ func TestOnlyRead(t *testing.T) {
 	g.do("write", 150, 1)
 	all := Range{End: pages * PageSize}
 	ranges := collect(t, m.Populated(all), all)
-	if pagemapOf(m).old {
+	if pagemapOf(m).old.Load() {
 		t.Skip("this kernel has no PAGEMAP_SCAN")
 	}
 	if readingAllocates(t) {

@@ -6,9 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"os"
+	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +18,7 @@ import (
 type pagemap struct {
 	f   *os.File
 	pid int
-	old bool // no PAGEMAP_SCAN (before Linux 6.7): read the entries
+	old atomic.Bool // no PAGEMAP_SCAN (before Linux 6.7): read the entries
 }
 
 func openPagemap(pid int) (*pagemap, error) {
@@ -73,13 +73,13 @@ func (p *pagemap) pages(addr uint64, r Range, w want) iter.Seq2[Range, error] {
 			var found []Range
 			var next int64
 			var err error
-			if !p.old {
+			if !p.old.Load() {
 				found, next, err = p.scan(addr, r, w)
 				if errors.Is(err, unix.ENOTTY) || errors.Is(err, unix.EINVAL) {
-					p.old = true
+					p.old.Store(true)
 				}
 			}
-			if p.old {
+			if p.old.Load() {
 				found, next, err = p.read(addr, r, w)
 			}
 			if err != nil {
@@ -116,11 +116,29 @@ func (p *pagemap) scan(addr uint64, r Range, w want) (found []Range, next int64,
 	for _, g := range regions[:n] {
 		found = append(found, Range{int64(g.start - addr), int64(g.end - addr)})
 	}
+	if err := p.stillThere(addr + uint64(r.Start)); err != nil {
+		return nil, 0, err
+	}
 	next = int64(arg.walkEnd - addr)
 	if next <= r.Start {
 		return nil, 0, fmt.Errorf("PAGEMAP_SCAN does not get on at %#x", arg.walkEnd)
 	}
 	return found, next, nil
+}
+
+// errEnded: the memory went with its process.
+var errEnded = errors.New("the process has ended")
+
+// stillThere fails when the process's memory is gone. It is asked after each scan, because a scan of a process that has
+// ended may find nothing and no error (seen on Linux 6.18), and one that meets the end finds only a part. Reading an entry takes
+// a reference to memory that is in use (pagemap_read: mmget_not_zero), so memory that is there afterwards was there during the scan.
+func (p *pagemap) stillThere(addr uint64) error {
+	var entry [8]byte
+	n, err := transfer(calls.Pread, int(p.f.Fd()), entry[:], int64(addr/PageSize*8))
+	if err == nil && n < len(entry) {
+		err = errEnded
+	}
+	return err
 }
 
 // Bits of an entry of /proc/PID/pagemap.
@@ -139,7 +157,7 @@ func (p *pagemap) read(addr uint64, r Range, w want) (found []Range, next int64,
 	if got, err := transfer(calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
 		return nil, 0, err
 	} else if int64(got) < n*8 {
-		return nil, 0, io.ErrUnexpectedEOF // the process has ended
+		return nil, 0, errEnded
 	}
 	for i := int64(0); i < n; i++ {
 		e := binary.NativeEndian.Uint64(entries[i*8:])
