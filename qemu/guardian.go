@@ -213,7 +213,7 @@ func (m *lastMonitor) execute(cmd string, args any) (json.RawMessage, error) {
 		return nil, errGone
 	}
 	for {
-		b, err := m.in.ReadBytes('\n')
+		b, err := m.message()
 		if err != nil {
 			return nil, errGone
 		}
@@ -231,3 +231,28 @@ func (m *lastMonitor) execute(cmd string, args any) (json.RawMessage, error) {
 		return r.Return, nil
 	}
 }
+
+// message reads the next message. The connection may begin anywhere in one, so what it is made of are lines: the first begins
+// with a brace, and so does the last of a message on many lines, whose others are indented (-qmp-pretty).
+func (m *lastMonitor) message() ([]byte, error) {
+	var all []byte
+	for {
+		b, err := m.in.ReadBytes('\n')
+		if err != nil {
+			return nil, err
+		}
+		if b[0] == '{' {
+			all = all[:0]
+		}
+		all = append(all, b...)
+		if (b[0] == '{' || b[0] == '}') && json.Valid(all) {
+			return all, nil
+		}
+		if b[0] == '}' || len(all) > maxLastMessage {
+			all = all[:0]
+		}
+	}
+}
+
+// maxLastMessage bounds, in bytes, what the guardian keeps of one message; the answers it waits for are short.
+const maxLastMessage = 1 << 20

@@ -12,9 +12,9 @@ import (
 	"sync"
 )
 
-// MaxLine is the longest line, in bytes, that a client takes from a monitor:
+// MaxMessage is the longest message, in bytes, that a client takes from a monitor:
 // the size that QEMU itself allows for one token. query-qmp-schema needs 200 KiB.
-const MaxLine = 64 << 20
+const MaxMessage = 64 << 20
 
 // MaxFiles is how many descriptors one message carries at most. QEMU's character
 // device receives 16 (TCP_MAX_FDS) and loses the rest.

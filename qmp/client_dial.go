@@ -126,7 +126,7 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 	c := newClient(conn)
 	c.onEvent = d.Events
 	greeted := make(chan error, 1)
-	r := newLineReader(c.conn)
+	r := newMessageReader(c.conn)
 	go func() { greeted <- c.readGreeting(r) }()
 
 	timer := time.NewTimer(wait)

@@ -3,7 +3,6 @@
 package qmp
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,58 +26,74 @@ type wireError struct {
 	Desc  string `json:"desc"`
 }
 
-var errLongLine = fmt.Errorf("the monitor sent a line of more than %d MiB", MaxLine>>20)
+var errLong = fmt.Errorf("the monitor sent a message of more than %d MiB", MaxMessage>>20)
 
-// lineReader reads lines up to MaxLine; memory for a long one is taken as it
-// comes and given back after it.
-type lineReader struct {
-	r    *bufio.Reader
-	long []byte
+// messageReader reads JSON values of up to MaxMessage bytes, wherever their lines end: QEMU writes a message on one line, and on
+// many where its monitor was made with -qmp-pretty or pretty=on.
+type messageReader struct {
+	in  capped
+	src io.Reader // in, behind what a former decoder had read ahead
+	dec *json.Decoder
 }
 
-func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 16<<10)}
+func newMessageReader(r io.Reader) *messageReader {
+	m := &messageReader{in: capped{r: r}}
+	m.src = &m.in
+	m.dec = json.NewDecoder(m.src)
+	return m
 }
 
-// next returns the next line, which is valid until the next call.
-func (l *lineReader) next() ([]byte, error) {
-	l.long = nil
-	for {
-		part, err := l.r.ReadSlice('\n')
-		if err == nil && l.long == nil {
-			return part, nil
-		}
-		if len(l.long)+len(part) > MaxLine {
-			return nil, errLongLine
-		}
-		l.long = append(l.long, part...)
-		if err == nil {
-			return l.long, nil
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return nil, err
-		}
-	}
-}
-
-func (l *lineReader) message() (*message, error) {
-	line, err := l.next()
-	if err != nil {
-		return nil, err
-	}
+// next returns the next message.
+func (r *messageReader) next() (*message, error) {
+	r.in.read = 0
 	m := new(message)
-	if err := json.Unmarshal(line, m); err != nil {
+	err := r.dec.Decode(m)
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF): // within a message
+		return nil, io.EOF
+	case errors.Is(err, errLong), errors.Is(err, io.EOF):
+		return nil, err
+	case isSpeech(err):
 		return nil, fmt.Errorf("the other side does not speak QMP: %w", err)
 	}
-	return m, nil
+	if r.in.read > keptBuffer { // the decoder keeps a buffer of the longest message
+		r.src = io.MultiReader(r.dec.Buffered(), r.src)
+		r.dec = json.NewDecoder(r.src)
+	}
+	return m, err
+}
+
+// keptBuffer is the length, in bytes, of a message whose buffer is kept for the next ones.
+const keptBuffer = 64 << 10
+
+// isSpeech reports whether err is about what was said, and not about the connection.
+func isSpeech(err error) bool {
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	return errors.As(err, &syntax) || errors.As(err, &kind)
+}
+
+// capped fails with errLong once MaxMessage bytes have been read since read was 0.
+type capped struct {
+	r    io.Reader
+	read int
+}
+
+func (c *capped) Read(p []byte) (int, error) {
+	if c.read > MaxMessage {
+		return 0, errLong
+	}
+	n, err := c.r.Read(p)
+	c.read += n
+	return n, err
 }
 
 // readGreeting waits for the greeting, which is the first thing that a monitor says to a client; but a QEMU that is still
 // at a command of its former client sends the answer to the new one.
-func (c *Client) readGreeting(r *lineReader) error {
-	m, err := r.message()
+func (c *Client) readGreeting(r *messageReader) error {
+	m, err := r.next()
 	for err == nil && m.QMP == nil && (m.Return != nil || m.Error != nil || m.Event != "") {
-		m, err = r.message()
+		m, err = r.next()
 	}
 	const notQMP = "(is it QEMU's human monitor or guest agent? give the socket of -qmp)"
 	var syntax *json.SyntaxError
@@ -102,9 +117,9 @@ func (c *Client) readGreeting(r *lineReader) error {
 
 // read is the one reader: it hands out answers and events until the connection
 // ends, and never waits for those that it hands them to.
-func (c *Client) read(r *lineReader) {
+func (c *Client) read(r *messageReader) {
 	for {
-		m, err := r.message()
+		m, err := r.next()
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = errors.New("end of file; QEMU has ended or dropped the connection")

@@ -421,13 +421,48 @@ func TestGreetingErrors(t *testing.T) {
 	}
 }
 
-func TestLineTooLong(t *testing.T) {
-	r := newLineReader(io.LimitReader(zeros{}, MaxLine+1<<20))
-	if _, err := r.next(); !errors.Is(err, errLongLine) {
+func TestMessageTooLong(t *testing.T) {
+	long := io.MultiReader(strings.NewReader(`{"return": "`), io.LimitReader(letters{}, MaxMessage+1<<20))
+	if _, err := newMessageReader(long).next(); !errors.Is(err, errLong) {
 		t.Errorf("got %v", err)
 	}
 }
 
-type zeros struct{}
+// TestMessages reads messages however they are laid out, and after long ones, whose buffers are given up.
+func TestMessages(t *testing.T) {
+	long := strings.Repeat("x", 3*keptBuffer)
+	pretty := "{\r\n    \"return\": {\r\n        \"a\": \"" + long + "\"\r\n    },\r\n    \"id\": 7\r\n}\r\n"
+	flat := `{"event": "E"}` + "\r\n"
+	for _, chunk := range []int{1 << 20, 4096, 7} {
+		r := newMessageReader(slowly{strings.NewReader(strings.Repeat(pretty+flat+flat, 4)), chunk})
+		for i := range 12 {
+			m, err := r.next()
+			if err != nil {
+				t.Fatal(i, err)
+			}
+			if answer := string(m.ID) == "7" && strings.Contains(string(m.Return), long); answer != (i%3 == 0) || (m.Event == "E") == answer {
+				t.Fatalf("message %d in reads of %d bytes is %.100q", i, chunk, m.Return)
+			}
+		}
+		if _, err := r.next(); err != io.EOF {
+			t.Errorf("at the end: %v", err)
+		}
+	}
+}
 
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+// slowly reads a few bytes at a time.
+type slowly struct {
+	r io.Reader
+	n int
+}
+
+func (s slowly) Read(p []byte) (int, error) { return s.r.Read(p[:min(len(p), s.n)]) }
+
+type letters struct{}
+
+func (letters) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'x'
+	}
+	return len(p), nil
+}

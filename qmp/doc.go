@@ -8,8 +8,9 @@
 // # The protocol
 //
 // Both directions are JSON values one after the other. The server writes each
-// on a line of its own, in ASCII, ended by CRLF; the client may write as it
-// likes. In the order of a connection:
+// on a line of its own, in ASCII, ended by CRLF (on several lines, indented, if
+// it was started with -qmp-pretty); the client may write as it likes. In the
+// order of a connection:
 //
 //	S: {"QMP":{"version":{...},"capabilities":["oob"]}}     the greeting
 //	C: {"execute":"qmp_capabilities"}                       until then only this

@@ -19,13 +19,19 @@ import (
 // process id. The test is skipped where there is no QEMU.
 func startQEMU(t *testing.T) (path string, pid int) {
 	t.Helper()
+	return startQEMUWith(t, "-qmp")
+}
+
+// startQEMUWith is startQEMU with another option for the monitor.
+func startQEMUWith(t *testing.T, monitor string) (path string, pid int) {
+	t.Helper()
 	bin, err := exec.LookPath("qemu-system-x86_64")
 	if err != nil {
 		t.Skip("no qemu-system-x86_64 in PATH")
 	}
 	path = filepath.Join(t.TempDir(), "qmp")
 	cmd := exec.Command(bin, "-machine", "none", "-display", "none", "-nodefaults",
-		"-qmp", "unix:"+path+",server=on,wait=off")
+		monitor, "unix:"+path+",server=on,wait=off")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	if err := cmd.Start(); err != nil {
@@ -152,5 +158,26 @@ func checkSets(t *testing.T, c *Client) {
 	}
 	if sets, err := c.QueryFDSets(ctx); err != nil || len(sets) != 0 {
 		t.Errorf("left %+v, %v", sets, err)
+	}
+}
+
+// TestQEMUPretty: a monitor made with -qmp-pretty writes a message on many lines.
+func TestQEMUPretty(t *testing.T) {
+	path, _ := startQEMUWith(t, "-qmp-pretty")
+	c := dialRetry(t, path)
+	if g := c.Greeting(); g.Major < 9 {
+		t.Errorf("greeting %+v", g)
+	}
+	var schema []json.RawMessage
+	if err := c.Execute(t.Context(), "query-qmp-schema", nil, &schema); err != nil || len(schema) < 100 {
+		t.Errorf("a schema of %d parts, %v", len(schema), err)
+	}
+	events, end := c.Subscribe("STOP")
+	defer end()
+	if err := c.Execute(t.Context(), "stop", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-events; e.Name != "STOP" || e.Time.IsZero() {
+		t.Errorf("event %+v", e)
 	}
 }
