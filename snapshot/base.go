@@ -26,8 +26,8 @@ import (
 // the base does not have or has in another size, are in the diff whole (seal.Block.Whole). So QEMU itself loads a diff over
 // backends that it mapped from the base, with nothing between.
 
-// base returns what the image says of its base; nil if it is whole.
-func (m *openedImage) base() *seal.Base {
+// baseID returns what the image says of its base; nil if it is whole.
+func (m *openedImage) baseID() *seal.Base {
 	if m.Seal == nil {
 		return nil
 	}
@@ -37,7 +37,7 @@ func (m *openedImage) base() *seal.Base {
 // openBaseOf opens the base of a diff: at the path given, else where it was when the diff was made or, if both were
 // moved together, beside the diff.
 func openBaseOf(diff *openedImage, path string) (*openedImage, error) {
-	want := diff.base()
+	want := diff.baseID()
 	paths := []string{path}
 	if path == "" {
 		paths = []string{want.Path, filepath.Join(filepath.Dir(diff.path), filepath.Base(want.Path))}
@@ -72,14 +72,14 @@ func openBaseAt(diff *openedImage, want *seal.Base, path string) (*openedImage, 
 
 // checkBaseOf checks that an image is the base that the diff names, by what both say.
 func checkBaseOf(diff, base *openedImage) error {
-	want := diff.base()
+	want := diff.baseID()
 	switch {
 	case base.Seal == nil:
 		return fmt.Errorf("%s builds on the image %s, and %s is another: it has no seal (name the right one with --base)", diff.path, short(want.ID), base.path)
 	case base.Seal.ID != want.ID:
 		return fmt.Errorf("%s builds on the image %s, and %s is another, %s: it was replaced or changed (name the right one with --base)",
 			diff.path, short(want.ID), base.path, short(base.Seal.ID))
-	case base.base() != nil:
+	case base.baseID() != nil:
 		return fmt.Errorf("%w: its base %s builds on another image itself", mappedram.ErrDamaged, base.path)
 	}
 	for i, b := range diff.Blocks {
@@ -91,17 +91,6 @@ func checkBaseOf(diff, base *openedImage) error {
 		}
 	}
 	return nil
-}
-
-// openBase opens the base of the image, if it is a diff.
-func (r *restore) openBase() (err error) {
-	switch {
-	case r.image.base() != nil:
-		r.base, err = openBaseOf(r.image, r.Base)
-	case r.Base != "":
-		err = fmt.Errorf("%s is whole, it builds on no base: leave --base out", r.Image)
-	}
-	return err
 }
 
 // short is enough of an id for people.
@@ -118,7 +107,7 @@ func (s *save) openBase() (err error) {
 	if s.base.Seal == nil {
 		return fmt.Errorf("%s has no seal, by which a diff knows its base: add one with `ramjet seal %s`", s.Base, s.Base)
 	}
-	if s.base.base() != nil {
+	if s.base.baseID() != nil {
 		diff := s.base
 		s.base, err = openBaseOf(diff, "")
 		diff.file.Close()

@@ -122,7 +122,7 @@ func (d *diff) open(path string, r *DiffImage) (*pageSums, error) {
 			return fail(fmt.Errorf("%s: %w", path, err))
 		}
 	}
-	if image.base() != nil {
+	if image.baseID() != nil {
 		if base, err = openBaseOf(image, d.Base); err != nil {
 			return fail(err)
 		}

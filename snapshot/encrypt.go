@@ -28,7 +28,7 @@ func (e *export) encrypted(ctx context.Context) error {
 	}
 	if e.image.Seal != nil {
 		o := VerifyOptions{Channels: e.Channels, Direct: e.Direct, Progress: e.Progress}
-		if _, err := verifyOpened(ctx, e.image, o); err != nil {
+		if _, err := verifyOpened(ctx, e.image.openedImage, o); err != nil {
 			return err
 		}
 		e.result.ID = e.image.Seal.ID.String()

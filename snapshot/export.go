@@ -78,8 +78,8 @@ type ExportSegment struct {
 // export is one Export under way.
 type export struct {
 	ExportOptions
-	image, base *openedImage
-	result      *ExportResult
+	image  *imageAndBase
+	result *ExportResult
 }
 
 // Export writes an image in another form. Pages of a sealed image are checked as they are read; what is zero is a hole.
@@ -95,7 +95,7 @@ func Export(ctx context.Context, o ExportOptions) (*ExportResult, error) {
 	if err := e.open(); err != nil {
 		return nil, err
 	}
-	defer e.close()
+	defer e.image.close()
 	write := e.raw
 	switch {
 	case o.Format == ExportELF:
@@ -117,27 +117,22 @@ func Export(ctx context.Context, o ExportOptions) (*ExportResult, error) {
 }
 
 func (e *export) open() (err error) {
-	if e.image, err = openImage(e.Image); err != nil {
+	image, err := openImage(e.Image)
+	if err != nil {
 		return err
 	}
-	if e.image.Seal != nil {
-		err = e.image.VerifyStream()
+	e.image = &imageAndBase{openedImage: image}
+	if image.Seal != nil {
+		err = image.VerifyStream()
 	}
-	if err == nil && e.image.base() != nil && e.Format != ExportAge {
-		e.base, err = openBaseOf(e.image, e.Base)
+	if err == nil && image.baseID() != nil && e.Format != ExportAge {
+		e.image.base, err = openBaseOf(image, e.Base)
 	}
 	if err != nil {
-		e.image.file.Close()
+		e.image.close()
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
 	return nil
-}
-
-func (e *export) close() {
-	e.image.file.Close()
-	if e.base != nil {
-		e.base.file.Close()
-	}
 }
 
 // elf writes a core.
@@ -146,7 +141,7 @@ func (e *export) elf(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
-	cpus, err := cpuStates(e.image)
+	cpus, err := cpuStates(e.image.openedImage)
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
@@ -233,8 +228,7 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 // copy gives put the pages of blocks that are not zero, some neighbouring ones at a time, from several goroutines, each
 // page once; of a diff's base it may give pages that the diff does not replace only.
 func (e *export) copy(ctx context.Context, blocks []int, put func(block int, off int64, p []byte) error) error {
-	r := &restore{image: e.image, base: e.base}
-	for _, image := range []*openedImage{e.base, e.image} {
+	for _, image := range []*openedImage{e.image.base, e.image.openedImage} {
 		if image == nil {
 			continue
 		}
@@ -242,7 +236,7 @@ func (e *export) copy(ctx context.Context, blocks []int, put func(block int, off
 		l := &migration.Load{Image: directio.Reopen{File: image.file}}
 		var of []int // part -> block
 		for _, i := range blocks {
-			sources, err := r.sources(i)
+			sources, err := e.image.sources(i)
 			if err != nil {
 				return err
 			}

@@ -11,53 +11,9 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
-	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
 )
-
-// source is where some pages of a block come from.
-type source struct {
-	image  *openedImage
-	block  int              // its index in image
-	stored mappedram.Bitmap // what image stores of it
-	pages  mappedram.Bitmap // what of that is to be taken
-}
-
-// sources are where the pages of block i come from, each from one place: of a diff those that it stores, the others from
-// its base.
-func (r *restore) sources(i int) ([]source, error) {
-	stored, err := r.image.Bitmap(i)
-	if err != nil {
-		return nil, err
-	}
-	own := source{r.image, i, stored, stored}
-	if !r.fromBase(i) {
-		return []source{own}, nil
-	}
-	j := r.base.Index(r.image.Blocks[i].Name)
-	below, err := r.base.Bitmap(j)
-	if err != nil {
-		return nil, err
-	}
-	rest := make(mappedram.Bitmap, len(below))
-	for k := range rest {
-		rest[k] = below[k] &^ stored[k]
-	}
-	return []source{{r.base, j, below, rest}, own}, nil
-}
-
-// fromBase tells whether block i of the image has to be completed from the base.
-func (r *restore) fromBase(i int) bool {
-	return r.base != nil && !r.image.Seal.Blocks[i].Whole
-}
-
-// part is a source as a Load takes it, checked by c.
-func (s source) part(c *pageCheck) migration.LoadBlock {
-	p := c.add(s.block, 0, s.image.Blocks[s.block].Pages(), 0, s.stored)
-	p.Stored = s.pages
-	return p
-}
 
 // filling checks an image and, with Eager, reads the blocks that are outside the state stream into the memory of a QEMU. It begins
 // before there is one: while QEMU starts, the image is checked and the channels' buffers are filled.
@@ -108,12 +64,12 @@ func (f *filling) settle(err error) {
 
 // run reads the base, if there is one, and what the image has on top of it.
 func (f *filling) run() error {
-	if f.restore.base != nil {
-		if err := f.restore.fillFrom(f.ctx, f.restore.base, f.memory); err != nil {
+	if f.restore.image.base != nil {
+		if err := f.restore.fillFrom(f.ctx, f.restore.image.base, f.memory); err != nil {
 			return err
 		}
 	}
-	return f.restore.fillFrom(f.ctx, f.restore.image, f.memory)
+	return f.restore.fillFrom(f.ctx, f.restore.image.openedImage, f.memory)
 }
 
 // check returns when the image is checked, and why nothing is to be loaded from it if that is so.
@@ -214,7 +170,7 @@ func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[i
 		if memory[i] == nil {
 			continue
 		}
-		sources, err := r.sources(i)
+		sources, err := r.image.sources(i)
 		if err != nil {
 			return err
 		}
@@ -232,7 +188,7 @@ func (r *restore) fillFrom(ctx context.Context, image *openedImage, memory map[i
 		return err
 	}
 	l.Params = migration.Params{Channels: r.Channels, Direct: io.Direct, Cached: io.Cached}
-	if image == r.image || r.io.Why == "" {
+	if image == r.image.openedImage || r.io.Why == "" {
 		r.io = io
 	}
 	if err := l.Run(ctx); err != nil {

@@ -19,6 +19,40 @@ type openedImage struct {
 	file *os.File
 }
 
+// imageAndBase is an image and, if it is a diff, the base that it builds on: together they have every page.
+type imageAndBase struct {
+	*openedImage
+	base *openedImage // nil: the image is whole
+}
+
+// openWithBase opens an image and, if it is a diff, its base: at the path given, else where the diff says that it is.
+func openWithBase(path, base string) (*imageAndBase, error) {
+	image, err := openImage(path)
+	if err != nil {
+		return nil, err
+	}
+	m := &imageAndBase{openedImage: image}
+	switch {
+	case image.baseID() != nil:
+		m.base, err = openBaseOf(image, base)
+	case base != "":
+		err = fmt.Errorf("%s is whole, it builds on no base: leave --base out", path)
+	}
+	if err != nil {
+		m.close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// close closes both files.
+func (m *imageAndBase) close() {
+	m.file.Close()
+	if m.base != nil {
+		m.base.file.Close()
+	}
+}
+
 // openImage opens and checks an image, whole or not at all.
 func openImage(path string) (*openedImage, error) {
 	f, err := openRegular(path)

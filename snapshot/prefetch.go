@@ -62,7 +62,7 @@ type prefetched struct {
 
 // prefetch starts the process. With PrefetchWait it returns when the work is done.
 func (r *restore) prefetch(pid int) (*prefetched, error) {
-	order := prefetchOrder{PID: pid, Base: r.base != nil}
+	order := prefetchOrder{PID: pid, Base: r.image.base != nil}
 	for _, b := range r.image.Blocks {
 		if r.outside[b.Name] {
 			order.Blocks = append(order.Blocks, b.Name)
@@ -131,9 +131,9 @@ func beNice() {
 }
 
 func (o prefetchOrder) run() (done prefetched, err error) {
-	r := &restore{outside: map[string]bool{}}
-	if r.image, err = inheritedImage(3); err == nil && o.Base {
-		r.base, err = inheritedImage(4)
+	image := &imageAndBase{}
+	if image.openedImage, err = inheritedImage(3); err == nil && o.Base {
+		image.base, err = inheritedImage(4)
 	}
 	if err != nil {
 		return done, err
@@ -145,15 +145,15 @@ func (o prefetchOrder) run() (done prefetched, err error) {
 	p := &prefetching{vm: vm, room: available() / 2, buf: make([]byte, prefetchUnit)}
 	for _, hot := range []bool{true, false} {
 		for _, name := range o.Blocks {
-			i := r.image.Index(name)
+			i := image.Index(name)
 			if i < 0 {
 				continue
 			}
-			sources, err := r.sources(i)
+			sources, err := image.sources(i)
 			if err != nil {
 				return p.done, err
 			}
-			if err := p.block(sources[0], r.image, i, hot); err != nil {
+			if err := p.block(sources[0], image.openedImage, i, hot); err != nil {
 				return p.done, err
 			}
 		}

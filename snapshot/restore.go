@@ -82,9 +82,8 @@ func (v *VM) Signal(s os.Signal) { v.incoming.Signal(s) }
 // restore is one Restore under way.
 type restore struct {
 	RestoreOptions
-	image   *openedImage
-	base    *openedImage // nil: the image is whole
-	kept    *openedImage // one of these that the VM closes
+	image   *imageAndBase
+	kept    *openedImage // of these the one that the VM closes
 	launch  qemu.Launch
 	io      directio.Decision // how memory was read, with Eager
 	outside map[string]bool   // the blocks that do not come by the state stream
@@ -143,8 +142,8 @@ func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 	in.Release()
 	r.prefetchBehind(v)
 	if r.Scrub {
-		if v.image = r.image; r.base != nil {
-			v.image = r.base // a diff was read and checked; the base is what the VM runs from
+		if v.image = r.image.openedImage; r.image.base != nil {
+			v.image = r.image.base // a diff was read and checked; the base is what the VM runs from
 		}
 		r.kept = v.image
 	}
@@ -168,14 +167,11 @@ func openRestore(o RestoreOptions) (*restore, error) {
 
 // open opens the files and settles the command line.
 func (r *restore) open() (err error) {
-	if r.image, err = openImage(r.Image); err != nil {
+	if r.image, err = openWithBase(r.Image, r.Base); err != nil {
 		return err
 	}
 	if r.image.Config.PageBits != 0 {
 		return fmt.Errorf("%s is of another architecture than x86_64, which is the only one that Ramjet restores", r.Image)
-	}
-	if err := r.openBase(); err != nil {
-		return err
 	}
 	if err := r.commandLine(); err != nil {
 		return err
@@ -250,8 +246,8 @@ func (r *restore) placeMemory() error {
 		}
 		r.outside[b.Name] = true
 		file := 0
-		if r.fromBase(i) {
-			file, b = 1, r.base.Blocks[r.base.Index(b.Name)]
+		if r.image.fromBase(i) {
+			file, b = 1, r.image.base.Blocks[r.image.base.Index(b.Name)]
 		}
 		mapped = append(mapped, qemu.MappedBlock{Name: b.Name, Size: b.Length, Offset: b.PagesOffset, Path: inherited(file)})
 	}
@@ -264,8 +260,8 @@ func (r *restore) placeMemory() error {
 	}
 	r.launch.Args = changed.Words()
 	r.launch.Files = []*os.File{r.image.file}
-	if r.base != nil {
-		r.launch.Files = append(r.launch.Files, r.base.file)
+	if r.image.base != nil {
+		r.launch.Files = append(r.launch.Files, r.image.base.file)
 	}
 	return nil
 }
@@ -332,9 +328,11 @@ func (r *restore) compare(blocks []qemu.RAMBlock) error {
 func resizable(name string) bool { return strings.HasPrefix(name, "/rom@") }
 
 func (r *restore) close() {
-	for _, image := range []*openedImage{r.image, r.base} {
-		if image != nil && image != r.kept {
-			image.file.Close()
+	if r.image != nil {
+		for _, image := range []*openedImage{r.image.openedImage, r.image.base} {
+			if image != nil && image != r.kept {
+				image.file.Close()
+			}
 		}
 	}
 	if r.state != nil {

@@ -29,13 +29,13 @@ func (r *restore) verify(ctx context.Context) error {
 		}
 		return nil
 	}
-	if r.base != nil {
-		if err := r.verifyImage(ctx, r.base, r.Verify); err != nil {
+	if r.image.base != nil {
+		if err := r.verifyImage(ctx, r.image.base, r.Verify); err != nil {
 			return err
 		}
 	}
 	// All that a diff has is read anyway.
-	return r.verifyImage(ctx, r.image, r.Verify || r.base != nil)
+	return r.verifyImage(ctx, r.image.openedImage, r.Verify || r.image.base != nil)
 }
 
 func (r *restore) verifyImage(ctx context.Context, image *openedImage, pages bool) (err error) {

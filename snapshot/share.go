@@ -22,10 +22,9 @@ func (e *export) share(ctx context.Context, c *composed, to *directio.File, bloc
 	if e.image.Seal == nil {
 		return false, nil
 	}
-	r := &restore{image: e.image, base: e.base}
 	begun := false
 	for _, i := range blocks {
-		sources, err := r.sources(i)
+		sources, err := e.image.sources(i)
 		if err != nil {
 			return begun, err
 		}

@@ -101,7 +101,7 @@ func TestFlat(t *testing.T) {
 			_, err = Verify(context.Background(), VerifyOptions{Image: out})
 			check(t, err)
 			m := opened(t, out)
-			if m.base() != nil {
+			if m.baseID() != nil {
 				t.Error("the image has a base")
 			}
 			for i, want := range []map[int64]byte{below, {0: 7}} {

@@ -51,17 +51,17 @@ func (r *restore) openState() (*stateStream, error) {
 // diffIsStream tells whether the image is a diff that QEMU can load as it is: all that it needs of the base is mapped, and
 // nothing that it has itself is.
 func (r *restore) diffIsStream() (bool, error) {
-	if r.base == nil || r.Mode == Eager || r.image.Offset != 0 {
+	if r.image.base == nil || r.Mode == Eager || r.image.Offset != 0 {
 		return false, nil
 	}
 	for i, b := range r.image.Blocks {
-		if r.outside[b.Name] != r.fromBase(i) {
+		if r.outside[b.Name] != r.image.fromBase(i) {
 			return false, nil
 		}
 		if !r.outside[b.Name] {
 			continue
 		}
-		stale, err := r.base.stale(r.base.Index(b.Name))
+		stale, err := r.image.base.stale(r.image.base.Index(b.Name))
 		if err != nil || stale.Count() > 0 {
 			return false, err
 		}
@@ -104,7 +104,7 @@ func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) error 
 	if outside && r.Mode == Eager {
 		return nil
 	}
-	sources, err := r.sources(i)
+	sources, err := r.image.sources(i)
 	if err != nil {
 		return err
 	}
