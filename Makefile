@@ -5,7 +5,7 @@
 #
 #   make build         bin/ramjet, one static program
 #   make unit          the tests without a guest
-#   make bench         measure against QEMU and the disk
+#   make bench         measure against QEMU and the disk; BENCH='-help' lists what can be asked of it
 #   make conformance   the tests that compare with a real QEMU
 #   make soak          1,000 saves and 1,000 restores that are killed, each call failing in each way (an hour)
 #   make fuzz          every fuzz target for FUZZTIME (5s)
@@ -36,8 +36,9 @@ PREFIX  ?= /usr/local
 NFPM    := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 
 # Packages whose tests start no guest, and those whose tests do.
-UNIT  = $$($(GO) list ./... | grep -Ev '/test(/|$$)') ./test/guest
-GUEST = $$($(GO) list ./test/... | grep -v '/test/guest$$')
+LIGHT = ./test/guest ./test/house
+UNIT  = $$($(GO) list ./... | grep -Ev '/test(/|$$)') $(LIGHT)
+GUEST = $$($(GO) list ./test/... | grep -Ev '/test/(guest|house)$$')
 
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
@@ -69,7 +70,7 @@ setup:
 	@scripts/setup
 
 demo: build
-	@$(SETUP); bin/ramjet demo
+	@$(SETUP); $(GO) run ./test/demo
 
 # Guests one package at a time: two emulated machines on few processors only wait for each other. -v, because their
 # tests print what they measured.
@@ -81,7 +82,7 @@ unit:
 	$(GO) test -count=1 -timeout 5m $(TESTFLAGS) $(UNIT)
 
 bench: build setup
-	bin/ramjet bench
+	$(GO) run ./test/bench $(BENCH)
 
 # What docs/scale.md stands on: a quarter of an hour, as root.
 scale: build setup

@@ -75,7 +75,7 @@ func checkExample(t *testing.T, path, command string) {
 	for _, end := range []string{" | ", " >", " # "} {
 		command, _, _ = strings.Cut(command, end)
 	}
-	words := strings.Fields(strings.ReplaceAll(command, `"disk write"`, "disk-write"))
+	words := strings.Fields(command)
 	if len(words) == 0 || words[0] != "ramjet" {
 		return
 	}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bench measures Ramjet against QEMU and the disk, on the machine and the file system where it stands.
+// Command bench measures Ramjet against QEMU and the disk, on the machine and the file system where it stands.
 //
 // All that is compared runs in turn, round after round, because disks vary from minute to minute; what
 // counts are medians and ratios of one run. A guest's first save is another thing than a later one (QEMU's reading
 // touches pages that the guest never did), so the two are different rows, and each first save has
 // a guest of its own.
-package bench
+package main
 
 import (
 	"context"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package demo shows Ramjet's main job on a real Linux guest, or where there is no QEMU on memory of its own.
-package demo
+// Command demo shows Ramjet's main job on a real Linux guest, or where there is no QEMU on memory of its own.
+package main
 
 import (
 	"context"
