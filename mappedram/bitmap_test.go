@@ -106,7 +106,7 @@ func TestBigBitmap(t *testing.T) {
 	check(t, l.WriteBitmap(f, 0, b))
 	_, err := l.WriteTail(f, deviceSections(), nil)
 	check(t, err)
-	check(t, l.Publish(f))
+	check(t, l.WriteMagic(f))
 	m, err := Open(f, f.size)
 	check(t, err)
 	got, err := m.Bitmap(0)

@@ -31,7 +31,7 @@ func Example() {
 	end, err := layout.WriteTail(f, nil, nil)
 	check(err)
 	check(f.Sync())
-	check(layout.Publish(f)) // the first bytes, last: only now it is an image
+	check(layout.WriteMagic(f)) // the first bytes, last: only now it is an image
 
 	image, err := mappedram.Open(f, end)
 	check(err)

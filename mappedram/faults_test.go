@@ -216,7 +216,7 @@ func TestWriteErrors(t *testing.T) {
 		if _, err := l.WriteTail(w, deviceSections(), nil); err != nil {
 			return err
 		}
-		return l.Publish(w)
+		return l.WriteMagic(w)
 	}
 	n := 0
 	for ; ; n++ {
@@ -378,7 +378,7 @@ func TestIncomplete(t *testing.T) {
 	l := newLayout(t, 0, config, smallBlocks)
 	f := new(memory)
 	check(t, l.WriteHeaders(f))
-	check(t, l.Publish(f))
+	check(t, l.WriteMagic(f))
 	f.truncate(l.RAMEnd)
 	m, err := Open(f, f.size)
 	if !errors.Is(err, ErrIncomplete) || m == nil || m.Complete || len(m.Blocks) != 2 {

@@ -117,7 +117,7 @@ func sample(t testing.TB, l *Layout, description []byte) (*memory, []Bitmap) {
 	if end != f.size {
 		t.Fatalf("the tail ends at %d, the file at %d", end, f.size)
 	}
-	check(t, l.Publish(f))
+	check(t, l.WriteMagic(f))
 	return f, bitmaps
 }
 

@@ -196,7 +196,7 @@ func rewrite(t *testing.T, from io.ReaderAt, m *Image, l *Layout, to *os.File) {
 		}
 		check(t, l.WriteBitmap(to, i, bitmap))
 	}
-	check(t, l.Publish(to))
+	check(t, l.WriteMagic(to))
 }
 
 // TestRewriteQEMU lays out what QEMU wrote anew and compares every byte up to the end of memory.

@@ -10,11 +10,11 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// An image is written in this order, or any other with Publish last: WriteHeaders, pages at their offsets, WriteBitmap
-// for each block, WriteTail, Publish. Until Publish the file has no magic and nothing takes it for an image. The file
+// An image is written in this order, or any other with WriteMagic last: WriteHeaders, pages at their offsets, WriteBitmap
+// for each block, WriteTail, WriteMagic. Until then the file has no magic and nothing takes it for an image. The file
 // must be new or truncated to Offset: what is between the parts is not written and has to read as zero.
 
-// WriteHeaders writes the stream's header and that of each block, except for the first eight bytes, which Publish
+// WriteHeaders writes the stream's header and that of each block, except for the first eight bytes, which WriteMagic
 // writes.
 func (l *Layout) WriteHeaders(w io.WriterAt) error {
 	head := l.head()
@@ -101,9 +101,9 @@ func (l *Layout) tail(sections, description []byte) []byte {
 	return vmstate.AppendEnd(b, description)
 }
 
-// Publish writes the first eight bytes of the stream, which make the file an image. Everything else must be written,
+// WriteMagic writes the first eight bytes of the stream, which make the file an image. Everything else must be written,
 // and should be synced, before.
-func (l *Layout) Publish(w io.WriterAt) error {
+func (l *Layout) WriteMagic(w io.WriterAt) error {
 	m := vmstate.Magic()
 	return writeAt(w, m[:], l.Offset, "first bytes")
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/vmstate"
@@ -119,16 +120,18 @@ func (t *transfer) pages(ctx context.Context, sections []byte) error {
 	if err := t.engine.Run(ctx); err != nil {
 		return err
 	}
-	if err := t.complete(sections); err != nil {
+	if err := t.engine.Release(t.file); err != nil {
 		return err
 	}
-	if err := t.commit(); err != nil {
+	w := t.writer(sections)
+	end, err := w.Rest()
+	if err != nil {
 		return err
 	}
-	if err := t.layout.Publish(t.file); err != nil {
-		return err
-	}
-	return t.file.Sync()
+	t.mu.Lock()
+	t.stats.rest = t.besidesPages(end)
+	t.mu.Unlock()
+	return image.PublishInPlace(t.file, w, t.commit)
 }
 
 // refresh begins again where the guest's memory is not made of the same blocks any more: firmware resizes ROMs, and
@@ -187,35 +190,19 @@ func (t *transfer) prepare(live bool) (err error) {
 	return t.engine.Reserve(t.file)
 }
 
-// complete writes all but the pages and the first bytes, and makes it durable.
-func (t *transfer) complete(sections []byte) error {
-	if err := t.engine.Release(t.file); err != nil {
-		return err
-	}
-	if err := t.layout.WriteHeaders(t.file); err != nil {
-		return err
-	}
+// writer writes all but the pages.
+func (t *transfer) writer(sections []byte) *image.Writer {
 	for i, b := range t.engine.Stored {
 		if t.settings.ZeroPages == "none" {
 			// What was asked for is that every page counts. Those of zeros are holes, which read the same.
 			b.SetRange(0, t.layout.Blocks[i].Pages())
 		}
-		if err := t.layout.WriteBitmap(t.file, i, b); err != nil {
-			return err
-		}
 	}
-	end, err := t.layout.WriteTail(t.file, sections, nil)
-	if err != nil {
-		return err
-	}
-	t.mu.Lock()
-	t.stats.rest = t.small(end)
-	t.mu.Unlock()
-	return t.file.Sync()
+	return &image.Writer{To: t.file, Layout: t.layout, Stored: t.engine.Stored, Sections: sections}
 }
 
-// small is how many bytes headers, bitmaps and device state have.
-func (t *transfer) small(end int64) int64 {
+// besidesPages is how many bytes headers, bitmaps and device state have.
+func (t *transfer) besidesPages(end int64) int64 {
 	n := end - t.layout.RAMEnd
 	at := t.layout.Offset
 	for _, b := range t.layout.Blocks {

@@ -13,8 +13,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// image checks that a file begins, or does not begin, with a stream.
-func image(t *testing.T, f *os.File, complete bool) {
+// checkImage checks that a file begins, or does not begin, with a stream.
+func checkImage(t *testing.T, f *os.File, complete bool) {
 	t.Helper()
 	b, err := os.ReadFile(f.Name())
 	if err != nil || complete != strings.HasPrefix(string(b), "QEVM") || !complete && len(b) > 0 {
@@ -40,7 +40,7 @@ func TestClientLeaves(t *testing.T) {
 	w.ask(`{"execute":"migrate-continue","arguments":{"state":"pre-switchover"}}`, empty)
 	w.until(queryMigrate, `"completed"`)
 	w.ask(`{"execute":"query-status"}`, `{"return": {"status": "postmigrate", "running": false}}`)
-	image(t, file, true)
+	checkImage(t, file, true)
 	if n := f.ran("migrate"); n != 0 {
 		t.Errorf("QEMU was told to migrate %d times", n)
 	}
@@ -98,7 +98,7 @@ func TestQEMULeaves(t *testing.T) {
 			if d := time.Since(began); d > 5*time.Second {
 				t.Errorf("the end took %v", d)
 			}
-			image(t, file, false)
+			checkImage(t, file, false)
 		})
 	}
 }
@@ -132,7 +132,7 @@ func TestRefused(t *testing.T) {
 	w.ask(`{"execute":"migrate-set-parameters","arguments":{"direct-io":false}}`, empty)
 	w.ask(migrateIt, empty)
 	w.until(queryMigrate, `"completed"`)
-	image(t, file, true)
+	checkImage(t, file, true)
 }
 
 // TestBlocked: what QEMU would not migrate it is asked to migrate, so that it says why.
@@ -143,7 +143,7 @@ func TestBlocked(t *testing.T) {
 	f.at("query-migrate", func(*qmp.Request) (any, error) { return map[string]any{"blocked-reasons": []string{"a device"}}, nil })
 	f.at("migrate", func(*qmp.Request) (any, error) { return nil, qmp.Errorf("a device") })
 	w.ask(migrateIt, `{"error": {"class": "GenericError", "desc": "a device"}}`)
-	image(t, file, false)
+	checkImage(t, file, false)
 }
 
 // TestSettings: capabilities and parameters are QEMU's, whoever sets them, and say who does a migration.
@@ -160,7 +160,7 @@ func TestSettings(t *testing.T) {
 	w.ask(`{"execute":"migrate-set-parameters","arguments":{"max-bandwidth":0}}`, empty)
 	w.ask(migrateIt, empty)
 	w.until(queryMigrate, `"completed"`)
-	image(t, file, true)
+	checkImage(t, file, true)
 	w.ask(`{"execute":"cont"}`, empty)
 
 	f.mu.Lock()
@@ -192,7 +192,7 @@ func TestStopMeanwhile(t *testing.T) {
 		if s := f.now(); s != want {
 			t.Errorf("the guest is %s, not %s", s, want)
 		}
-		image(t, file, false)
+		checkImage(t, file, false)
 	}
 }
 
@@ -231,7 +231,7 @@ func TestGuardianDies(t *testing.T) {
 	}
 	w.ask(`{"execute":"migrate-continue","arguments":{"state":"pre-switchover"}}`, empty)
 	w.until(queryMigrate, `"completed"`)
-	image(t, file, true)
+	checkImage(t, file, true)
 	w.ask(`{"execute":"query-status"}`, `{"return": {"status": "postmigrate", "running": false}}`)
 	w.ask(`{"execute":"cont"}`, empty)
 	w.ask(migrateIt, empty)

@@ -15,6 +15,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/fdset"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/monitor"
@@ -217,29 +218,24 @@ func (in *incoming) writeStream(f, main *os.File) error {
 	if err := layout.Arrange(); err != nil {
 		return err
 	}
-	if err := layout.WriteHeaders(f); err != nil {
-		return err
-	}
+	w := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: description}
 	for i, b := range in.image.Blocks {
 		if outside(b) {
 			continue
 		}
-		if err := in.copyBlock(f, main, layout, i); err != nil {
+		if w.Stored[i], err = in.copyBlock(f, main, layout, i); err != nil {
 			return fmt.Errorf("block %s: %w", b.Name, err)
 		}
 	}
-	if _, err := layout.WriteTail(f, sections, description); err != nil {
-		return err
-	}
-	return layout.Publish(f)
+	return w.Unsealed()
 }
 
-// copyBlock copies a small block's bitmap and stored pages.
-func (in *incoming) copyBlock(f, main *os.File, layout *mappedram.Layout, i int) error {
+// copyBlock copies a small block's stored pages, and says which they are.
+func (in *incoming) copyBlock(f, main *os.File, layout *mappedram.Layout, i int) (mappedram.Bitmap, error) {
 	from, to := in.image.Blocks[i], layout.Blocks[i]
 	stored, err := in.image.Bitmap(i)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for first, end := range stored.Runs(from.Pages()) {
 		buf := make([]byte, (end-first)*from.PageSize) // settled at most
@@ -249,13 +245,13 @@ func (in *incoming) copyBlock(f, main *os.File, layout *mappedram.Layout, i int)
 			err = fmt.Errorf("the image ends within its pages at %d: %w", from.PagesOffset+at, io.ErrUnexpectedEOF)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if _, err := f.WriteAt(buf, to.PagesOffset+at); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return layout.WriteBitmap(f, i, stored)
+	return stored, nil
 }
 
 // hand has QEMU load the stream. Direct I/O, which memory does not know, is switched off for as long.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -18,54 +19,57 @@ import (
 // flat writes one whole image of a diff and its base. Of an image that is whole already it writes another with the same
 // memory that stores no zero pages.
 func (e *export) flat(ctx context.Context) (err error) {
-	c, err := e.composed()
+	w, err := e.writer()
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
-	defer func() { err = errors.Join(err, c.sums.Close()) }()
+	defer func() { err = errors.Join(err, w.Sums.Close()) }()
 	var blocks []int
 	for i, b := range e.image.Blocks {
 		if b.Ignored {
 			e.result.LeftOut = append(e.result.LeftOut, b.Name)
-			c.stored = append(c.stored, nil)
+			w.Stored = append(w.Stored, nil)
 			continue
 		}
 		blocks = append(blocks, i)
-		c.stored = append(c.stored, mappedram.NewBitmap(b.Pages()))
+		w.Stored = append(w.Stored, mappedram.NewBitmap(b.Pages()))
 	}
-	return e.file(e.Out, "", c.layout.RAMEnd, func(f *directio.File) error {
-		if shared, err := e.share(ctx, c, f, blocks); shared || err != nil {
+	return e.file(e.Out, "", w.Layout.RAMEnd, func(f *directio.File) error {
+		if shared, err := e.share(ctx, w, f, blocks); shared || err != nil {
 			if err != nil {
 				return err
 			}
-			return e.finish(c, f)
+			return e.finish(w, f)
 		}
 		// Pages come in stretches, each from one goroutine, so no two set bits in one word.
 		err := e.copy(ctx, blocks, func(block int, off int64, p []byte) error {
 			first := off / mappedram.PageSize
-			if err := c.sums.Add(block, first, p); err != nil {
+			if err := w.Sums.Add(block, first, p); err != nil {
 				return err
 			}
-			c.stored[block].SetRange(first, first+int64(len(p))/mappedram.PageSize)
-			_, err := f.WriteAt(p, c.layout.Blocks[block].PagesOffset+off)
+			w.Stored[block].SetRange(first, first+int64(len(p))/mappedram.PageSize)
+			_, err := f.WriteAt(p, w.Layout.Blocks[block].PagesOffset+off)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		return e.finish(c, f)
+		return e.finish(w, f)
 	})
 }
 
 // finish writes all but the pages.
-func (e *export) finish(c *composed, f *directio.File) error {
-	id, err := c.complete(f, e.metadata())
+func (e *export) finish(w *image.Writer, f *directio.File) error {
+	w.To = f
+	m := e.metadata()
+	m.Blocks = image.Blocks(w.Layout.Blocks, w.Stored)
+	id, err := w.Sealed(m)
 	e.result.ID = id.String()
 	return err
 }
 
-// composed lays the new image out.
-func (e *export) composed() (*composed, error) {
+// writer lays the new image out.
+func (e *export) writer() (*image.Writer, error) {
 	var blocks []mappedram.Block
 	for _, b := range e.image.Blocks {
 		blocks = append(blocks, mappedram.Block{Name: b.Name, Length: b.Length, Ignored: b.Ignored, GuestAddress: b.GuestAddress})
@@ -78,19 +82,19 @@ func (e *export) composed() (*composed, error) {
 	if err := l.Arrange(); err != nil {
 		return nil, err
 	}
-	c := &composed{layout: l}
-	if c.sections, err = e.image.DeviceSections(); err != nil {
+	w := &image.Writer{Layout: l}
+	if w.Sections, err = e.image.DeviceSections(); err != nil {
 		return nil, err
 	}
-	if c.description, err = e.image.Description(); err != nil {
+	if w.Description, err = e.image.Description(); err != nil {
 		return nil, err
 	}
 	f, err := scratch(filepath.Dir(e.Out))
 	if err != nil {
 		return nil, err
 	}
-	c.sums = migration.NewSums(f, l.Blocks)
-	return c, nil
+	w.Sums = migration.NewSums(f, l.Blocks)
+	return w, nil
 }
 
 // metadata is what the new image says of where it came from: the moment of the old one, and no base.

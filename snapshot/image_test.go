@@ -90,7 +90,7 @@ func (i testImage) write(t testing.TB) string {
 	}
 	_, err = l.WriteTail(f, i.sections, description)
 	check(t, err)
-	check(t, l.Publish(f))
+	check(t, l.WriteMagic(f))
 	return path
 }
 

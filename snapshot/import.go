@@ -16,6 +16,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -239,8 +240,10 @@ func (i *importing) write(ctx context.Context) (id seal.ID, err error) {
 		i.result.PagesTotal += b.Pages()
 	}
 	i.result.BytesStored = i.result.PagesStored * mappedram.PageSize
-	c := &composed{l, s.Stored, s.Sums, i.sections, i.description}
-	return c.complete(w, i.metadata())
+	m := i.metadata()
+	m.Blocks = image.Blocks(l.Blocks, s.Stored)
+	out := image.Writer{To: w, Layout: l, Stored: s.Stored, Sums: s.Sums, Sections: i.sections, Description: i.description}
+	return out.Sealed(m)
 }
 
 // metadata is what the manifest says.

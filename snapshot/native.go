@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
@@ -186,27 +187,12 @@ func (n *native) newEngine() error {
 func (n *native) complete() (id seal.ID, err error) {
 	defer lap(&n.result.Times.Complete)()
 	n.divide()
-	w := n.target.file
-	if err := n.layout.WriteHeaders(w); err != nil {
-		return id, err
-	}
-	for i, b := range n.engine.Stored {
-		if err := n.layout.WriteBitmap(w, i, b); err != nil {
-			return id, err
-		}
-	}
-	end, err := n.layout.WriteTail(w, n.sections, nil)
-	if err != nil {
-		return id, err
-	}
-	if err := n.layout.Publish(w); err != nil {
-		return id, err
-	}
-	if id, err = n.seal(end); err != nil {
+	w := image.Writer{To: n.target.file, Layout: n.layout, Stored: n.engine.Stored, Sums: n.engine.Sums, Sections: n.sections}
+	if id, err = w.Sealed(n.sealMetadata()); err != nil {
 		return id, err
 	}
 	n.result.SaveSeconds = time.Since(n.Began).Seconds()
-	return id, n.engine.Release(w)
+	return id, n.engine.Release(n.target.file)
 }
 
 // divide says what the channels did of the time for memory.
@@ -216,20 +202,15 @@ func (n *native) divide() {
 	n.result.Times.Write = time.Duration(p.Writing.Load()).Seconds() / channels
 }
 
-// seal adds metadata and page sums behind the stream, which ends at end.
-func (n *native) seal(end int64) (id seal.ID, err error) {
+// sealMetadata is what the seal says of the VM and of the memory that was saved.
+func (n *native) sealMetadata() *seal.Metadata {
 	m := n.metadata()
 	m.Format = "ramjet"
-	bitmap := func(i int) (mappedram.Bitmap, error) { return n.engine.Stored[i], nil }
-	if m.StreamHash, err = n.layout.StreamHash(bitmap, n.sections, nil); err != nil {
-		return id, err
+	m.Blocks = image.Blocks(n.layout.Blocks, n.engine.Stored)
+	for i := range m.Blocks {
+		m.Blocks[i].Whole = n.base != nil && n.bases[i] == nil
 	}
-	for i, b := range n.layout.Blocks {
-		m.Blocks = append(m.Blocks, seal.Block{
-			Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: n.engine.Stored[i].Count(),
-			Whole: n.base != nil && n.bases[i] == nil,
-		})
-	}
+	var err error
 	if m.Hot, err = n.findHot(); err != nil {
 		n.log("not recorded what the VM needed last: %v", err)
 	}
@@ -240,7 +221,7 @@ func (n *native) seal(end int64) (id seal.ID, err error) {
 		n.result.PagesZero, n.result.PagesStored = zero, n.result.PagesStored-zero
 		n.result.BytesStored -= zero * mappedram.PageSize
 	}
-	return writeSeal(n.target.file, end, m, n.engine.Stored, n.engine.Sums)
+	return m
 }
 
 // close gives up what open and newEngine made.

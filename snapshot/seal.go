@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -153,7 +154,7 @@ func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
 		return err
 	}
 	defer sums.Close()
-	if err := describe(m, s.image, stored); err != nil {
+	if err := describeStream(m, s.image, stored); err != nil {
 		return err
 	}
 	s.Progress.phase("sealing")
@@ -184,7 +185,7 @@ func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *migr
 		return id, 0, err
 	}
 	w := &footerLast{file: s.file}
-	if id, err = writeSeal(w, start, m, stored, sums); err != nil {
+	if id, err = image.Seal(w, start, m, stored, sums); err != nil {
 		return id, 0, err
 	}
 	end, err = w.finish()

@@ -6,33 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
-
-// writeSeal puts metadata and the stored pages' sums behind a stream that ends at end.
-func writeSeal(w io.WriterAt, end int64, m *seal.Metadata, stored []mappedram.Bitmap, sums *migration.Sums) (id seal.ID, err error) {
-	sw, err := seal.NewWriter(w, end, m)
-	if err != nil {
-		return id, err
-	}
-	for i, b := range m.Blocks {
-		if err := sums.Each(i, stored[i], b.Length/b.PageSize, sw.AppendSums); err != nil {
-			return id, err
-		}
-	}
-	if id, _, err = sw.Close(); err != nil {
-		err = fmt.Errorf("cannot seal the image: %w", err)
-	}
-	return id, err
-}
 
 // sealFile seals a stream that somebody else wrote into the unfinished image: its pages are read for their sums.
 func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
@@ -43,27 +26,27 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, err
 	}
-	image, err := mappedram.Open(s.target.file, st.Size())
+	written, err := mappedram.Open(s.target.file, st.Size())
 	if err != nil {
 		return id, fmt.Errorf("what QEMU wrote is no good: %w", err)
 	}
-	if err := s.putRunState(image); err != nil {
+	if err := s.putRunState(written); err != nil {
 		return id, err
 	}
 	params := migration.Params{Channels: s.Channels, Direct: s.io.Direct}
-	stored, sums, err := sumImage(ctx, image, s.target, params, s.takeScratch, s.Progress)
+	stored, sums, err := sumImage(ctx, written, s.target, params, s.takeScratch, s.Progress)
 	if err != nil {
 		return id, err
 	}
 	defer func() { err = errors.Join(err, sums.Close()) }()
-	if err := lostPages(image, stored, sums); err != nil {
+	if err := lostPages(written, stored, sums); err != nil {
 		return id, err
 	}
-	if err := describe(m, image, stored); err != nil {
+	if err := describeStream(m, written, stored); err != nil {
 		return id, err
 	}
 	s.count(m.Blocks)
-	return writeSeal(s.target.file, image.StreamEnd, m, stored, sums)
+	return image.Seal(s.target.file, written.StreamEnd, m, stored, sums)
 }
 
 // lostPages looks for pages that QEMU says to have written and did not: it takes a write that was cut short for a whole one
@@ -104,13 +87,11 @@ func (s *save) putRunState(image *mappedram.Image) error {
 	return err
 }
 
-// describe fills in what the metadata says of the stream itself.
-func describe(m *seal.Metadata, image *mappedram.Image, stored []mappedram.Bitmap) (err error) {
-	m.StreamOffset = image.Offset
-	for i, b := range image.Blocks {
-		m.Blocks = append(m.Blocks, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: stored[i].Count()})
-	}
-	m.StreamHash, err = image.StreamHash()
+// describeStream fills in what the metadata says of the stream itself.
+func describeStream(m *seal.Metadata, of *mappedram.Image, stored []mappedram.Bitmap) (err error) {
+	m.StreamOffset = of.Offset
+	m.Blocks = image.Blocks(of.Blocks, stored)
+	m.StreamHash, err = of.StreamHash()
 	return err
 }
 

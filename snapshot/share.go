@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 )
@@ -18,7 +19,7 @@ import (
 // then on (ioctl_ficlonerange(2): XFS, btrfs, bcachefs). Nobody looks at the pages; their sums come from the seals, so that
 // one which is damaged is found in the new image too. It returns false, with nothing done, where the file system cannot:
 // then pages have to be moved, and moving them through the kernel alone would save little and check nothing.
-func (e *export) share(ctx context.Context, c *composed, to *directio.File, blocks []int) (bool, error) {
+func (e *export) share(ctx context.Context, w *image.Writer, to *directio.File, blocks []int) (bool, error) {
 	if e.image.Seal == nil {
 		return false, nil
 	}
@@ -29,18 +30,18 @@ func (e *export) share(ctx context.Context, c *composed, to *directio.File, bloc
 			return begun, err
 		}
 		for _, s := range sources {
-			if err := s.sums(c, i); err != nil {
+			if err := s.sums(w, i); err != nil {
 				return begun, err
 			}
-			from, at := s.image.Blocks[s.block].PagesOffset, c.layout.Blocks[i].PagesOffset
-			for first, end := range s.wanted(c.stored[i]).Runs(c.layout.Blocks[i].Pages()) {
+			from, at := s.image.Blocks[s.block].PagesOffset, w.Layout.Blocks[i].PagesOffset
+			for first, end := range s.wanted(w.Stored[i]).Runs(w.Layout.Blocks[i].Pages()) {
 				if err := context.Cause(ctx); err != nil {
 					return true, err
 				}
 				off, n := first*mappedram.PageSize, (end-first)*mappedram.PageSize
 				err := cloneRange(to, at+off, s.image.file, from+off, n)
 				if !begun && errors.Is(err, errNoSharing) {
-					clear(c.stored[i])
+					clear(w.Stored[i])
 					return false, nil
 				}
 				if err != nil {
@@ -57,21 +58,21 @@ func (e *export) share(ctx context.Context, c *composed, to *directio.File, bloc
 }
 
 // sums takes the sums of the pages from the seal. Those that are not zero are stored in the new image.
-func (s source) sums(c *composed, i int) error {
+func (s source) sums(w *image.Writer, i int) error {
 	ranks := mappedram.NewRanks(s.stored)
-	for first, end := range s.pages.Runs(c.layout.Blocks[i].Pages()) {
+	for first, end := range s.pages.Runs(w.Layout.Blocks[i].Pages()) {
 		for first < end {
 			n := min(end-first, migration.MaxSums)
 			sums, err := s.image.Seal.Sums(s.block, int(ranks.Before(first)), int(n))
 			if err != nil {
 				return err
 			}
-			if err := c.sums.Put(i, first, sums); err != nil {
+			if err := w.Sums.Put(i, first, sums); err != nil {
 				return err
 			}
 			for k, sum := range sums {
 				if sum != migration.ZeroSum {
-					c.stored[i].Set(first + int64(k))
+					w.Stored[i].Set(first + int64(k))
 				}
 			}
 			first += n

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -32,14 +33,14 @@ func handmade(t *testing.T, path string, base *seal.Base, pages [2]map[int64]byt
 	check(t, f.Truncate(l.RAMEnd))
 	s, err := scratch(filepath.Dir(path))
 	check(t, err)
-	c := &composed{layout: l, sums: migration.NewSums(s, l.Blocks)}
-	defer c.sums.Close()
+	c := image.Writer{Layout: l, Sums: migration.NewSums(s, l.Blocks)}
+	defer c.Sums.Close()
 	for i, b := range l.Blocks {
-		c.stored = append(c.stored, mappedram.NewBitmap(b.Pages()))
+		c.Stored = append(c.Stored, mappedram.NewBitmap(b.Pages()))
 		for n, v := range pages[i] {
 			p := bytes.Repeat([]byte{v}, mappedram.PageSize)
-			c.stored[i].Set(n)
-			check(t, c.sums.Add(i, n, p))
+			c.Stored[i].Set(n)
+			check(t, c.Sums.Add(i, n, p))
 			if v != 0 {
 				_, err = f.WriteAt(p, b.PagesOffset+n*mappedram.PageSize)
 				check(t, err)
@@ -48,7 +49,8 @@ func handmade(t *testing.T, path string, base *seal.Base, pages [2]map[int64]byt
 	}
 	w, err := directio.NewFile(f)
 	check(t, err)
-	id, err := c.complete(w, &seal.Metadata{Format: "ramjet", Base: base})
+	c.To = w
+	id, err := c.Sealed(&seal.Metadata{Format: "ramjet", Base: base, Blocks: image.Blocks(l.Blocks, c.Stored)})
 	check(t, err)
 	return id
 }

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
@@ -78,19 +79,14 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := layout.WriteHeaders(f); err != nil {
-		return err
-	}
-	for i := range r.image.Blocks {
-		if err := r.writeBlock(f, layout, i); err != nil {
+	// A QEMU that finds no description of the devices complains on its standard error, and goes on (qemu_loadvm_state).
+	w := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: []byte("{}")}
+	for i := range blocks {
+		if w.Stored[i], err = r.writeBlock(f, layout, i); err != nil {
 			return err
 		}
 	}
-	// A QEMU that finds no description of the devices complains on its standard error, and goes on (qemu_loadvm_state).
-	if _, err := layout.WriteTail(f, sections, []byte("{}")); err != nil {
-		return err
-	}
-	return layout.Publish(f)
+	return w.Unsealed()
 }
 
 // settledSize bounds the blocks, in bytes, of which the stream sets every bit: flash, above all, which QEMU fills from a file when
@@ -98,21 +94,21 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 // the stream. Larger blocks, video memory say, begin as zeros.
 const settledSize = 8 << 20
 
-// writeBlock copies what of a block has to be in the stream.
-func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) error {
+// writeBlock copies what of a block has to be in the stream, and says which pages the stream has.
+func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) (mappedram.Bitmap, error) {
 	outside := r.outside[r.image.Blocks[i].Name]
 	if outside && r.Mode == Eager {
-		return nil
+		return nil, nil
 	}
 	sources, err := r.image.sources(i)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	all := mappedram.NewBitmap(r.image.Blocks[i].Pages())
 	if outside {
 		// The lowest is mapped. Of that only pages are wanted whose place in the file holds something and should not.
 		if all, err = sources[0].image.stale(sources[0].block); err != nil {
-			return err
+			return nil, err
 		}
 		sources = sources[1:]
 	} else if b := r.image.Blocks[i]; b.Length <= settledSize {
@@ -120,13 +116,13 @@ func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) error 
 	}
 	for _, s := range sources {
 		if err := s.copyTo(f, layout.Blocks[i].PagesOffset); err != nil {
-			return err
+			return nil, err
 		}
 		for k, w := range s.pages {
 			all[k] |= w
 		}
 	}
-	return layout.WriteBitmap(f, i, all)
+	return all, nil
 }
 
 // copyTo copies the pages to a file in which the block's begin at offset at, and checks them if the image is sealed.

@@ -186,5 +186,5 @@ func ownImage(path string) error {
 	if _, err := layout.WriteTail(image, nil, nil); err != nil {
 		return err
 	}
-	return layout.Publish(image)
+	return layout.WriteMagic(image)
 }

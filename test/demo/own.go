@@ -115,7 +115,7 @@ func (d *demo) saveOwn(ctx context.Context, mem *os.File) (image *os.File, err e
 	if err == nil {
 		_, err = layout.WriteTail(image, nil, nil)
 	}
-	if err = errors.Join(err, layout.Publish(image), image.Sync()); err != nil {
+	if err = errors.Join(err, layout.WriteMagic(image), image.Sync()); err != nil {
 		return image, err
 	}
 	took := time.Since(began)

@@ -157,7 +157,7 @@ func giants(t *testing.T, dir string) (files []string) {
 			end, err = l.WriteTail(f, sections, description)
 		}
 		if err == nil {
-			err = l.Publish(f)
+			err = l.WriteMagic(f)
 		}
 		if err != nil {
 			t.Fatal(err)
