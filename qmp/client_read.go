@@ -97,10 +97,11 @@ func (c *Client) readGreeting(r *messageReader) error {
 	}
 	const notQMP = "(is it QEMU's human monitor or guest agent? give the socket of -qmp)"
 	var syntax *json.SyntaxError
+	var notObject *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the monitor hung up without a greeting", ErrClosed)
-	case errors.As(err, &syntax):
+	case errors.As(err, &syntax), errors.As(err, &notObject):
 		return fmt.Errorf("no greeting from the monitor: %w %s", err, notQMP)
 	case err != nil:
 		return fmt.Errorf("no greeting from the monitor: %w", err)
