@@ -38,9 +38,16 @@ type Layout struct {
 	Offset    int64          // where the stream starts in the file
 	Config    vmstate.Config // machine type and capabilities
 	Early     []byte         // what is between the configuration and the section "ram"; usually nothing
+	Setup     []byte         // what is between the start of the section "ram" and its parts; usually nothing
 	SectionID uint32         // of the section "ram"
 	Blocks    []Block        // in the stream's order
 	RAMEnd    int64          // where the end of the section "ram" goes, right behind the last block's pages
+}
+
+// Like lays out an image for blocks, as NewLayout does, that loads what image loads before and beside the memory.
+func Like(image *Layout, blocks []Block) (*Layout, error) {
+	l := &Layout{Config: image.Config, Early: image.Early, Setup: image.Setup, SectionID: DefaultSectionID, Blocks: append([]Block(nil), blocks...)}
+	return l, l.Arrange()
 }
 
 // NewLayout lays out an image whose stream starts at offset, for blocks of which Name and Length (and GuestAddress and
@@ -87,6 +94,8 @@ func (l *Layout) check() error {
 		return fmt.Errorf("cannot lay out an image whose section of memory has the id 0")
 	case len(l.Early) > MaxEarly:
 		return fmt.Errorf("cannot lay out an image with %d bytes of sections before the memory", len(l.Early))
+	case len(l.Setup) > vmstate.MaxSetup:
+		return fmt.Errorf("cannot lay out an image with %d bytes of sections before the parts of the memory", len(l.Setup))
 	case len(l.Blocks) == 0 || len(l.Blocks) > MaxBlocks:
 		return fmt.Errorf("cannot lay out an image of %d blocks of memory", len(l.Blocks))
 	}

@@ -10,7 +10,7 @@
 // so an image cannot be moved to another offset. The stream may begin anywhere in the file:
 //
 //	header                         package vmstate; with capability mapped-ram
-//	[FULL sections]                devices that QEMU loads before memory (virtio-mem); see Layout.Early
+//	[FULL sections]                devices that QEMU loads before memory; see Layout.Early
 //	01 be32 03 "ram" be32 0 be32 4 START of the section "ram", version 4
 //	be64                           sum of all blocks' lengths | 4 (RAM_SAVE_FLAG_MEM_SIZE)
 //	then for each block, one behind the other:
@@ -25,6 +25,7 @@
 //	    ...                        nothing, a hole
 //	    pages                      page i at i*4096; as long as the block            <- Block.PagesOffset
 //	be64 10, footer ...            the end of memory, then devices: vmstate.Tail     <- Layout.RAMEnd
+//	                               (before the parts of the section "ram": Layout.Setup)
 //	[seal]                         package seal; only in sealed images
 //
 // A block that both sides share (x-ignore-shared) has both offsets 0, no bitmap and no pages.

@@ -23,7 +23,8 @@ const (
 // at 0, or by search in the first 16 MiB, where QEMU's `file:PATH,offset=N` may have put it.
 //
 // Errors that say that the file is no good match ErrImage and one of the other sentinels. With ErrIncomplete the image
-// is returned too if its headers are whole, to be looked at; everything else returns none.
+// is returned too if its headers are whole, to be looked at; everything else returns none. A whole image of which the device
+// state cannot be taken apart is vmstate.ErrInParts, which is not ErrImage.
 func Open(r io.ReaderAt, size int64) (*Image, error) {
 	s, err := openSeal(r, size)
 	if err != nil {
@@ -120,14 +121,18 @@ func (m *Image) open() (*Image, error) {
 		}
 		return nil, err
 	}
-	m.setTail(t)
+	if err := m.setTail(t); err != nil {
+		return nil, err
+	}
 	m.Complete = true
 	return m, nil
 }
 
-func (m *Image) setTail(t vmstate.Tail) {
+func (m *Image) setTail(t vmstate.Tail) (err error) {
 	m.SectionsOffset, m.SectionsLength = t.Sections.Offset, t.Sections.Length
 	m.DescriptionOffset, m.DescriptionLength = t.Description.Offset, t.Description.Length
+	m.Setup, err = m.read(t.Setup.Offset, t.Setup.Length, "sections before the parts of the memory")
+	return err
 }
 
 // streamError gives an error of package vmstate the sentinel of this package that means the same.

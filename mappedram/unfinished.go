@@ -37,8 +37,10 @@ func (m *Image) unfinished(err error) error {
 	if !ok {
 		return err
 	}
+	if e := m.setTail(t); e != nil {
+		return e
+	}
 	m.Unfinished, m.StreamEnd = true, t.End
-	m.setTail(t)
 	return fmt.Errorf("%w: the seal that begins at offset %d does not end: ramjet seal was interrupted, or the file was cut; what is before it is whole, so ramjet seal can seal it again", ErrIncomplete, t.End)
 }
 

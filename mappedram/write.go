@@ -94,6 +94,7 @@ func (l *Layout) WriteTail(w io.WriterAt, sections, description []byte) (end int
 func (l *Layout) tail(sections, description []byte) []byte {
 	b := binary.BigEndian.AppendUint64(nil, vmstate.RAMEndOfSection)
 	b = vmstate.AppendFooter(b, l.SectionID)
+	b = append(b, l.Setup...)
 	b = vmstate.AppendSectionPart(b, vmstate.TypeEnd, l.SectionID)
 	b = binary.BigEndian.AppendUint64(b, vmstate.RAMEndOfSection)
 	b = vmstate.AppendFooter(b, l.SectionID)

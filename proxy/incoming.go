@@ -210,12 +210,8 @@ func (in *incoming) writeStream(f, main *os.File) error {
 	for i, b := range in.image.Blocks {
 		blocks[i] = mappedram.Block{Name: b.Name, Length: b.Length}
 	}
-	layout, err := mappedram.NewLayout(0, in.image.Config, blocks)
+	layout, err := mappedram.Like(in.image.Layout, blocks)
 	if err != nil {
-		return err
-	}
-	layout.Early = in.image.Early
-	if err := layout.Arrange(); err != nil {
 		return err
 	}
 	w := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: description}

@@ -74,12 +74,8 @@ func (e *export) writer() (*image.Writer, error) {
 	for _, b := range e.image.Blocks {
 		blocks = append(blocks, mappedram.Block{Name: b.Name, Length: b.Length, Ignored: b.Ignored, GuestAddress: b.GuestAddress})
 	}
-	l, err := mappedram.NewLayout(0, e.image.Config, blocks)
+	l, err := mappedram.Like(e.image.Layout, blocks)
 	if err != nil {
-		return nil, err
-	}
-	l.Early = e.image.Early
-	if err := l.Arrange(); err != nil {
 		return nil, err
 	}
 	w := &image.Writer{Layout: l}

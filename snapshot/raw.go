@@ -149,7 +149,7 @@ func (e *export) directory() error {
 
 // manifest is what the image says besides its memory.
 func (e *export) manifest() (*Manifest, error) {
-	if len(e.image.Early) > 0 {
+	if len(e.image.Early)+len(e.image.Setup) > 0 {
 		return nil, fmt.Errorf("%s has devices that load before its memory (virtio-mem), which cannot be exported together: export single blocks with --block", e.Image)
 	}
 	m := &Manifest{FormatVersion: manifestVersion, Machine: e.image.Config.MachineType, DeviceState: deviceStateName}

@@ -75,7 +75,7 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 	for i, b := range r.image.Blocks {
 		blocks[i] = mappedram.Block{Name: b.Name, Length: b.Length}
 	}
-	layout, err := mappedram.NewLayout(0, r.image.Config, blocks)
+	layout, err := mappedram.Like(r.image.Layout, blocks)
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func FuzzSections(f *testing.F) {
 
 // known reports whether an error has one of the sentinels that callers act on.
 func known(err error) bool {
-	for _, s := range []error{ErrNotStream, ErrVersion, ErrCorrupt, ErrTruncated} {
+	for _, s := range []error{ErrNotStream, ErrVersion, ErrCorrupt, ErrTruncated, ErrInParts} {
 		if errors.Is(err, s) {
 			return true
 		}

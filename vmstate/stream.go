@@ -67,6 +67,7 @@ const (
 	MaxSections     = 1 << 16  // device sections of a stream
 	MaxDeviceState  = 1 << 30  // bytes of all device sections together
 	MaxDescription  = 16 << 20 // bytes of JSON
+	MaxSetup        = 64 << 10 // bytes of Tail.Setup
 )
 
 // Errors that callers test for with errors.Is.
@@ -75,6 +76,8 @@ var (
 	ErrVersion       = errors.New("unsupported version of the migration stream")
 	ErrCorrupt       = errors.New("the migration stream is damaged")
 	ErrTruncated     = errors.New("the migration stream is not complete")
+	// ErrInParts: a whole stream that has a section in parts besides memory (dirty bitmaps, VFIO, htab).
+	ErrInParts       = errors.New("the migration stream cannot be taken apart here")
 	ErrNoGlobalState = errors.New("the device state has no section globalstate, which holds the VM's run state")
 )
 

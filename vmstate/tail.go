@@ -23,11 +23,13 @@ func (e Extent) End() int64 { return e.Offset + e.Length }
 // Tail says where things are that follow the pages of a mapped-ram stream:
 //
 //	be64 10, footer                    the end of START(ram)
+//	FULL ...                           Setup, usually none: what a device sends before memory's parts (virtio-mem)
 //	PART(ram), END(ram), COMMAND       any number of each; the parts hold only be64 10
 //	FULL ...                           Sections
 //	00
 //	06 be32 JSON                       Description, if there is one
 type Tail struct {
+	Setup       Extent // Length 0 where there is none
 	Sections    Extent
 	Description Extent // the JSON alone; Length 0 without one
 	End         int64  // where the stream ends
@@ -36,17 +38,17 @@ type Tail struct {
 // ParseTail reads the tail that begins at offset at of r, for a stream that ends at offset end, with ram the id of the
 // RAM section. Where the device sections end only the end of the stream tells, so end must be exact.
 //
-// Errors are ErrTruncated where a save was cut off or the stream does not reach to end as it should, ErrCorrupt, or
-// those of r.
+// Errors are ErrTruncated where a save was cut off or the stream does not reach to end as it should, ErrInParts,
+// ErrCorrupt, or those of r.
 func ParseTail(r io.ReaderAt, at, end int64, ram uint32) (Tail, error) {
 	if at < 0 || end < at {
 		return Tail{}, fmt.Errorf("%w: it should end at %d and goes on at %d", ErrTruncated, end, at)
 	}
-	p := &tailReader{b: bufio.NewReader(io.NewSectionReader(r, at, end-at)), at: at, ram: ram}
+	p := &tailReader{b: bufio.NewReaderSize(io.NewSectionReader(r, at, end-at), MaxSetup), at: at, ram: ram}
 	if err := p.parts(); err != nil {
 		return Tail{}, err
 	}
-	t := Tail{Sections: Extent{Offset: p.at}, End: end}
+	t := Tail{Setup: p.setup, Sections: Extent{Offset: p.at}, End: end}
 	var err error
 	if t.Description, err = findDescription(r, p.at, end); err != nil {
 		return Tail{}, err
@@ -65,9 +67,11 @@ func ParseTail(r io.ReaderAt, at, end int64, ram uint32) (Tail, error) {
 const descriptionHead = 5
 
 type tailReader struct {
-	b   *bufio.Reader
-	at  int64
-	ram uint32
+	b     *bufio.Reader
+	at    int64
+	ram   uint32
+	begun bool // a part of the RAM section was read
+	setup Extent
 }
 
 // take reads exactly n bytes, at most 4096.
@@ -98,6 +102,14 @@ func (p *tailReader) parts() error {
 		if len(b) == 0 {
 			return fmt.Errorf("%w: it ends behind the memory, at offset %d", ErrTruncated, p.at)
 		}
+		if b[0] == TypeFull && !p.begun && p.setup.Length == 0 {
+			if err := p.skipSetup(); err != nil {
+				return err
+			}
+			if p.setup.Length > 0 {
+				continue
+			}
+		}
 		switch b[0] {
 		case TypeFull, TypeEOF:
 			return nil
@@ -121,6 +133,7 @@ func (p *tailReader) part() error {
 	if err != nil {
 		return err
 	}
+	p.begun = true
 	if id := binary.BigEndian.Uint32(b[1:]); id != p.ram {
 		return fmt.Errorf("%w: a part of section %d at offset %d, the memory is section %d", ErrCorrupt, id, p.at-5, p.ram)
 	}
@@ -161,6 +174,67 @@ func (p *tailReader) command() error {
 	return err
 }
 
+// skipSetup passes over the FULL sections before the first part of the RAM section, and does nothing where the sections
+// are not followed by such a part: those are the devices of a stream whose RAM section has no parts.
+func (p *tailReader) skipSetup() error {
+	b, err := p.b.Peek(MaxSetup)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	n, ok := setupLength(b, p.ram)
+	if !ok {
+		return nil
+	}
+	p.setup = Extent{Offset: p.at, Length: int64(n)}
+	_, err = p.b.Discard(n)
+	p.at += int64(n)
+	return err
+}
+
+// setupLength returns the length of the FULL sections with which b begins; ok if a part of section ram, a section in parts
+// or a command follows them in b. The end of a section is the first footer with its id behind which one of these or another
+// FULL section begins.
+func setupLength(b []byte, ram uint32) (length int, ok bool) {
+	for at := 0; ; {
+		h, n, err := ParseHead(b[at:])
+		if err != nil {
+			return 0, false
+		}
+		if h.Type == TypeStart {
+			return at, true
+		}
+		footer := AppendFooter(nil, h.ID)
+		for at += n; ; at++ {
+			k := bytes.Index(b[at:], footer)
+			if k < 0 {
+				return 0, false
+			}
+			at += k
+			if rest := b[at+FooterSize:]; followed(rest) {
+				at += FooterSize
+				break
+			} else if endsSetup(rest, ram) {
+				return at + FooterSize, true
+			}
+		}
+	}
+}
+
+// endsSetup reports whether a section in parts, a part of section ram or a command begins at b.
+func endsSetup(b []byte, ram uint32) bool {
+	if len(b) < 5 {
+		return false
+	}
+	switch b[0] {
+	case TypePart, TypeEnd:
+		return binary.BigEndian.Uint32(b[1:]) == ram
+	case TypeCommand:
+		return true
+	}
+	h, _, err := ParseHead(b)
+	return err == nil && h.Type == TypeStart
+}
+
 // foreign explains a section in parts that is not memory: its length is known only to the device.
 func (p *tailReader) foreign() error {
 	b, err := p.b.Peek(6 + 255 + 8)
@@ -171,7 +245,7 @@ func (p *tailReader) foreign() error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: it holds a section %q in parts, which only QEMU can read", ErrCorrupt, h.Name)
+	return fmt.Errorf("%w: it has the section %q, whose length only QEMU knows; load it with QEMU itself", ErrInParts, h.Name)
 }
 
 // findDescription finds the description in r, between the offsets from and end. It seeks backwards from the end for

@@ -17,6 +17,7 @@ var (
 	part      = slices.Concat(AppendSectionPart(nil, TypePart, 2), endOfPart)
 	last      = slices.Concat(AppendSectionPart(nil, TypeEnd, 2), endOfPart)
 	command   = []byte("\x08\x00\x0b\x00\x00")
+	early     = full(nil, 37, "0000:00:01.0/virtio-mem-device-early", "\x7e\x00\x00\x00\x25 has the bytes of its footer")
 	devices   = full(full(nil, 0, "timer", "abc\x06\x00"), 7, "globalstate", global("running"))
 )
 
@@ -65,6 +66,40 @@ func TestParseTail(t *testing.T) {
 	}
 }
 
+// TestSetupSections is about what stands between START(ram) and its parts: whole sections are accepted, sections in parts are
+// named. The length of neither is in the stream.
+func TestSetupSections(t *testing.T) {
+	start := AppendSectionStart(nil, TypeStart, 5, "dirty-bitmap", 0, 1)
+	for _, c := range []struct {
+		name   string
+		setup  []byte
+		behind []byte
+		want   error
+	}{
+		{"one", early, slices.Concat(part, command, last), nil},
+		{"two", slices.Concat(early, full(nil, 38, "0000:00:02.0/virtio-mem-device-early", "x")), last, nil},
+		{"before a command", early, slices.Concat(command, last), nil},
+		{"none, and no parts", nil, nil, nil},
+		{"before a section in parts", early, slices.Concat(start, make([]byte, 30)), ErrInParts},
+	} {
+		file := AppendEnd(slices.Concat(endOfPart, c.setup, c.behind, devices), nil)
+		tail, err := ParseTail(bytes.NewReader(file), 0, int64(len(file)), 2)
+		if !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+			continue
+		}
+		if err != nil {
+			continue
+		}
+		if got := file[tail.Setup.Offset:tail.Setup.End()]; !bytes.Equal(got, c.setup) {
+			t.Errorf("%s: the setup is %q, want %q", c.name, got, c.setup)
+		}
+		if got := file[tail.Sections.Offset:tail.Sections.End()]; !bytes.Equal(got, devices) {
+			t.Errorf("%s: the devices are %q, want %q", c.name, got, devices)
+		}
+	}
+}
+
 // badTails are tails that must be refused, and how.
 var badTails = []struct {
 	name string
@@ -81,7 +116,7 @@ var badTails = []struct {
 	{"cut-part", slices.Concat(endOfPart, part[:3]), ErrTruncated},
 	{"cut-command", slices.Concat(endOfPart, command[:3]), ErrTruncated},
 	{"cut-command-content", slices.Concat(endOfPart, []byte("\x08\x00\x01\xff\xffabc")), ErrTruncated},
-	{"foreign-section", slices.Concat(endOfPart, AppendSectionStart(nil, TypeStart, 5, "dirty-bitmap", 0, 1), make([]byte, 30)), ErrCorrupt},
+	{"foreign-section", slices.Concat(endOfPart, AppendSectionStart(nil, TypeStart, 5, "dirty-bitmap", 0, 1), make([]byte, 30)), ErrInParts},
 	{"cut-foreign-section", slices.Concat(endOfPart, AppendSectionStart(nil, TypeStart, 5, "dirty-bitmap", 0, 1)[:9]), ErrTruncated},
 	{"unknown-type", slices.Concat(endOfPart, []byte{0x55}), ErrCorrupt},
 	{"no-end", slices.Concat(endOfPart, last, devices), ErrTruncated},
