@@ -72,10 +72,10 @@ const (
 
 // Errors that callers test for with errors.Is.
 var (
-	ErrNotStream     = errors.New("not a QEMU migration stream")
-	ErrVersion       = errors.New("unsupported version of the migration stream")
-	ErrCorrupt       = errors.New("the migration stream is damaged")
-	ErrTruncated     = errors.New("the migration stream is not complete")
+	ErrNotStream = errors.New("not a QEMU migration stream")
+	ErrVersion   = errors.New("unsupported version of the migration stream")
+	ErrCorrupt   = errors.New("the migration stream is damaged")
+	ErrTruncated = errors.New("the migration stream is not complete")
 	// ErrInParts: a whole stream that has a section in parts besides memory (dirty bitmaps, VFIO, htab).
 	ErrInParts       = errors.New("the migration stream cannot be taken apart here")
 	ErrNoGlobalState = errors.New("the device state has no section globalstate, which holds the VM's run state")
