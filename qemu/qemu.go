@@ -42,6 +42,8 @@ type CommandLine struct {
 	Executable string   `json:"executable"`
 	Args       []string `json:"args"` // without the program's name
 	Dir        string   `json:"dir"`  // what relative paths in Args start from
+	// User is whose process it was, and so who could write Args; nil if that is not known, or no single user.
+	User *uint32 `json:"user,omitempty"`
 }
 
 // Attach takes the VM's monitor and learns what it is. Without a socket it is looked for on pid's command
@@ -155,6 +157,7 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 	if given := givenArgs(proc); given != nil {
 		c.Args = given
 	}
+	c.User = processUser(proc)
 	if errors.Is(err, os.ErrPermission) {
 		return c, fmt.Errorf("no permission to look at process %d: run as root or as its user", pid)
 	}

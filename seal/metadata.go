@@ -32,7 +32,9 @@ type Metadata struct {
 	CommandLine []string `json:"command_line,omitempty"`
 	Cwd         string   `json:"cwd,omitempty"`        // the directory it was started in
 	Executable  string   `json:"executable,omitempty"` // the QEMU program's path
-	WasRunning  bool     `json:"was_running"`          // whether the VM ran before the save
+	// CommandLineUser is the user whose process was started so, and so who could write it; nil if that is not known.
+	CommandLineUser *uint32 `json:"command_line_user,omitempty"`
+	WasRunning      bool    `json:"was_running"` // whether the VM ran before the save
 
 	// Base names the image to which this one is a diff; nil if this one is whole.
 	Base *Base `json:"base,omitempty"`

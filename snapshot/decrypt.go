@@ -136,7 +136,11 @@ func (i *importing) look(size int64) error {
 		if err := m.VerifyStream(); err != nil {
 			return fmt.Errorf("what is encrypted in it: %w", err)
 		}
-		i.result.ID = m.Seal.ID.String()
+		id, err := i.withoutCommandLine(m.Seal)
+		if err != nil {
+			return err
+		}
+		i.result.ID = id.String()
 	}
 	for k, b := range m.Blocks {
 		if b.Ignored {

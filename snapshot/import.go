@@ -33,6 +33,10 @@ type ImportOptions struct {
 
 	Identities []age.Identity // keys, one of which decrypts Dir
 
+	// KeepCommandLine has the image say how its VM was started, if what is imported does. A restore runs that, so it is for what the
+	// user knows the origin of.
+	KeepCommandLine bool
+
 	Progress *Progress
 }
 
@@ -44,6 +48,8 @@ type ImportResult struct {
 	PagesStored int64   `json:"pages_stored"`
 	BytesStored int64   `json:"bytes_stored"`
 	Seconds     float64 `json:"seconds"`
+	// DroppedCommandLine: how the VM was started was known, and is not in the image.
+	DroppedCommandLine bool `json:"dropped_command_line"`
 }
 
 // importing is one Import under way.
@@ -251,7 +257,15 @@ func (i *importing) metadata() *seal.Metadata {
 	f := i.manifest
 	m := &seal.Metadata{
 		Created: f.Created, Format: "ramjet", RamjetVersion: VersionString(), QEMUVersion: f.QEMUVersion, MachineType: f.Machine,
-		CommandLine: f.CommandLine, Cwd: f.Cwd, Executable: f.Executable, WasRunning: f.WasRunning,
+		WasRunning: f.WasRunning,
+	}
+	switch {
+	case len(f.CommandLine) == 0 && f.Executable == "":
+	case i.KeepCommandLine:
+		user := uint32(os.Geteuid()) // who says so vouches for it
+		m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = f.CommandLine, f.Cwd, f.Executable, &user
+	default:
+		i.result.DroppedCommandLine = true
 	}
 	if m.Created.IsZero() {
 		m.Created = time.Now().UTC()

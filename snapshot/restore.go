@@ -189,15 +189,13 @@ func (r *restore) open() (err error) {
 func (r *restore) commandLine() (err error) {
 	recorded := r.image.Seal != nil && len(r.image.Seal.CommandLine) > 0
 	words := r.Command
-	switch {
-	case len(words) > 0 && !strings.HasPrefix(words[0], "-"):
-		r.launch.Executable, words = words[0], words[1:]
-	case recorded && r.image.Seal.Executable != "":
-		r.launch.Executable = r.image.Seal.Executable
-	default:
-		r.launch.Executable = "qemu-system-x86_64"
+	if len(words) > 0 && !strings.HasPrefix(words[0], "-") {
+		r.launch.Executable, err = qemu.FindExecutable(words[0])
+		words = words[1:]
+	} else {
+		r.launch.Executable, err = r.recordedProgram()
 	}
-	if r.launch.Executable, err = qemu.FindExecutable(r.launch.Executable); err != nil {
+	if err != nil {
 		return err
 	}
 	if r.Command != nil {
@@ -206,6 +204,9 @@ func (r *restore) commandLine() (err error) {
 	}
 	if !recorded {
 		return fmt.Errorf("%s does not say how its VM was started: give QEMU's arguments after --", r.Image)
+	}
+	if err := r.image.trusted(); err != nil {
+		return err
 	}
 	m := r.image.Seal
 	if blanked := qemu.Blanked(m.CommandLine); len(blanked) > 0 {

@@ -297,7 +297,7 @@ func (s *save) metadata() *seal.Metadata {
 	}
 	if !s.NoCommandLine {
 		c := s.vm.CommandLine
-		m.CommandLine, m.Cwd, m.Executable = qemu.WithoutSecrets(c.Args), c.Dir, c.Executable
+		m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = qemu.WithoutSecrets(c.Args), c.Dir, c.Executable, c.User
 		for _, b := range qemu.Blanked(m.CommandLine) {
 			s.log("recorded without its secret: %s", b)
 		}

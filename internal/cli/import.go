@@ -26,14 +26,16 @@ image.json beside it. In that:
    "device_state": "device-state"}
 
 machine is QEMU's machine type with its version. blocks are all of "info ramblock" that have a name, in its order, with
-their used length. The device state is what QEMU's command xen-save-devices-state writes. command_line, cwd and
-executable may say how the VM was started.
+their used length. The device state is what QEMU's command xen-save-devices-state writes.
 
-With --identity IMAGE is made of FILE, which ramjet export --format age encrypted: the image that it was, holes and id too. Anybody
-may encrypt for a recipient; what proves an image is its id. --channels and --direct-io do nothing then.`,
+With --identity IMAGE is made of FILE, which ramjet export --format age encrypted. Anybody may encrypt for a recipient; what proves
+an image is its id. --channels and --direct-io do nothing then.
+
+How the VM was started is not taken over, since a restore would run it: give QEMU's arguments to ramjet restore. With
+--keep-command-line it is: that is for what you wrote yourself. Of an encrypted image only then everything, its id too, is as it was.`,
 		Example: `  ramjet import vm1.d vm1.img
   ramjet import --force vm1.d vm1.img && ramjet restore vm1.img -- -machine q35 -m 512M
-  ramjet import --identity key.txt vm1.img.age vm1.img && ramjet verify vm1.img`,
+  ramjet import --identity key.txt --keep-command-line vm1.img.age vm1.img && ramjet verify vm1.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
@@ -53,14 +55,24 @@ may encrypt for a recipient; what proves an image is its id. --channels and --di
 			if err != nil {
 				return err
 			}
-			return a.print(r, fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)\n", r.Image, cmp.Or(r.ID, "none"), r.PagesStored, r.PagesTotal, size(r.BytesStored)))
+			return a.print(r, imported(r))
 		},
 	}
 	f := c.Flags()
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
+	f.BoolVar(&o.KeepCommandLine, "keep-command-line", false, "record how the VM was started, which a restore without arguments runs")
 	f.StringArrayVar(&identities, "identity", nil, "decrypt with the secret keys in `FILE`, as age-keygen writes it; may be given again")
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
+}
+
+// imported says a result to a person.
+func imported(r *snapshot.ImportResult) string {
+	dropped := ""
+	if r.DroppedCommandLine {
+		dropped = "; without the recorded command line (--keep-command-line keeps it)"
+	}
+	return fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)%s\n", r.Image, cmp.Or(r.ID, "none"), r.PagesStored, r.PagesTotal, size(r.BytesStored), dropped)
 }
