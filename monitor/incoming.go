@@ -88,7 +88,7 @@ func (m *Monitor) migrateIncoming(_ context.Context, r *qmp.Request) (any, error
 		return nil, err
 	}
 	l := &load{Monitor: m, settings: s, address: a, exit: args.ExitOnError == nil || *args.ExitOnError}
-	return nil, l.start()
+	return nil, l.start(r.HoldEvents)
 }
 
 // load is one incoming migration.
@@ -101,8 +101,9 @@ type load struct {
 	opened *Opened
 }
 
-// start opens the file, and has the rest go on by itself.
-func (l *load) start() (err error) {
+// start opens the file, and has the rest go on by itself, behind the answer: QEMU begins to load when its main loop goes on
+// (file_start_incoming_migration).
+func (l *load) start(answer func()) (err error) {
 	s := l.settings
 	if l.opened, err = l.out.Files.Open(l.address, fdset.Need{Channels: s.PageChannels(), Direct: s.Direct()}); err != nil {
 		return err // as if nobody had asked: unlike QEMU we can be asked again
@@ -113,6 +114,7 @@ func (l *load) start() (err error) {
 	l.in.mu.Lock()
 	l.in.cancel, l.in.done = cancel, done
 	l.in.mu.Unlock()
+	answer()
 	l.set(statusActive, nil)
 	go func() {
 		defer close(done)

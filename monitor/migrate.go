@@ -35,7 +35,7 @@ func (m *Monitor) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if err := m.ready(s); err != nil {
 		return nil, err
 	}
-	return nil, m.out.Start(ctx, a, s)
+	return nil, m.out.Start(ctx, a, s, r.HoldEvents)
 }
 
 // suits is QEMU's migration_channels_and_transport_compatible, and what this engine does not do.
@@ -84,7 +84,7 @@ func (m *Monitor) migrateCancel(_ context.Context, r *qmp.Request) (any, error) 
 	if err := r.Args(nil); err != nil {
 		return nil, err
 	}
-	m.out.Cancel()
+	m.out.Cancel(r.HoldEvents)
 	return nil, nil
 }
 
@@ -104,7 +104,7 @@ func (m *Monitor) migrateContinue(_ context.Context, r *qmp.Request) (any, error
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
-	return nil, m.out.Continue(string(args.State))
+	return nil, m.out.Continue(string(args.State), r.HoldEvents)
 }
 
 func migratePause(_ context.Context, r *qmp.Request) (any, error) {

@@ -120,7 +120,7 @@ func (m *Monitor) Commands() map[string]qmp.Command {
 
 // Close cancels what is under way, and closes all descriptors and the memory.
 func (m *Monitor) Close() error {
-	m.out.Cancel()
+	m.out.Cancel(nil)
 	m.out.Wait()
 	m.in.wait()
 	for _, f := range m.named {

@@ -43,7 +43,10 @@ var errCancelled = errors.New("cancelled")
 
 // Start begins a migration. It returns when the main channel is open, with the error if that could not be; the rest goes on
 // by itself. The caller has checked that a migration to such an address is possible now.
-func (o *Outgoing) Start(ctx context.Context, a Address, s Settings) error {
+//
+// answer is called when the events that QEMU sends before its answer to the command have been emitted, here and in Continue and
+// Cancel: it has later ones wait for the answer (qmp.Request.HoldEvents). It may be nil.
+func (o *Outgoing) Start(ctx context.Context, a Address, s Settings, answer func()) error {
 	view, err := o.Guest.Open(ctx)
 	if err != nil {
 		return err
@@ -74,11 +77,18 @@ func (o *Outgoing) Start(ctx context.Context, a Address, s Settings) error {
 		close(done)
 		return err
 	}
+	called(answer)
 	go func() {
 		defer close(done)
 		o.end(t.run(run))
 	}()
 	return nil
+}
+
+func called(f func()) {
+	if f != nil {
+		f()
+	}
 }
 
 // set changes the status, with o.mu held.
@@ -129,8 +139,8 @@ func (o *Outgoing) pause(ctx context.Context) error {
 	}
 }
 
-// Continue lets a migration go on that waits in pre-switchover; state is what the client thinks it is in.
-func (o *Outgoing) Continue(state string) error {
+// Continue lets a migration go on that waits in pre-switchover; state is what the client thinks it is in. For answer see Start.
+func (o *Outgoing) Continue(state string, answer func()) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	status := o.status
@@ -141,6 +151,7 @@ func (o *Outgoing) Continue(state string) error {
 		return qmp.Errorf("Migration not in expected state: %s", status)
 	}
 	if o.goOn != nil {
+		called(answer)
 		close(o.goOn)
 		o.goOn = nil
 	}
@@ -179,14 +190,15 @@ func (o *Outgoing) end(err error) {
 	}
 }
 
-// Cancel ends the migration that is under way, if one is. It does not wait for it.
-func (o *Outgoing) Cancel() {
+// Cancel ends the migration that is under way, if one is. It does not wait for it. For answer see Start.
+func (o *Outgoing) Cancel(answer func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.cancel == nil || o.final || o.status == statusCancelling {
 		return
 	}
 	o.set(statusCancelling)
+	called(answer)
 	o.cancel(errCancelled)
 }
 

@@ -68,7 +68,7 @@ func (p *Proxy) migrateIncoming(ctx context.Context, r *qmp.Request) (any, error
 	}
 	defer p.sets.Close()
 	in := &incoming{Proxy: p, settings: s}
-	if err := in.load(ctx, a, args.ExitOnError); err != nil {
+	if err := in.load(ctx, r, a, args.ExitOnError); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -88,7 +88,7 @@ func (p *Proxy) waits(ctx context.Context) (bool, error) {
 	return m.Status == "" || m.Status == "none", err
 }
 
-func (in *incoming) load(ctx context.Context, a monitor.Address, exitOnError *bool) error {
+func (in *incoming) load(ctx context.Context, r *qmp.Request, a monitor.Address, exitOnError *bool) error {
 	need := fdset.Need{Channels: in.settings.PageChannels(), Direct: in.settings.Direct()}
 	opened, err := in.out.Files.Open(a, need)
 	if err != nil {
@@ -108,7 +108,7 @@ func (in *incoming) load(ctx context.Context, a monitor.Address, exitOnError *bo
 		return err
 	}
 	defer stream.Close()
-	return in.hand(ctx, stream, exitOnError)
+	return in.hand(ctx, r, stream, exitOnError)
 }
 
 // open reads the image's headers and compares its memory with QEMU's.
@@ -251,7 +251,7 @@ func (in *incoming) copyBlock(f, main *os.File, layout *mappedram.Layout, i int)
 }
 
 // hand has QEMU load the stream. Direct I/O, which memory does not know, is switched off for as long.
-func (in *incoming) hand(ctx context.Context, stream *os.File, exitOnError *bool) (err error) {
+func (in *incoming) hand(ctx context.Context, r *qmp.Request, stream *os.File, exitOnError *bool) (err error) {
 	set, err := in.vm.PassFiles(ctx, "ramjet state stream", stream)
 	if err != nil {
 		return err
@@ -267,7 +267,7 @@ func (in *incoming) hand(ctx context.Context, stream *os.File, exitOnError *bool
 	if exitOnError != nil {
 		args["exit-on-error"] = *exitOnError
 	}
-	return in.vm.Monitor.Execute(ctx, "migrate-incoming", args, nil)
+	return in.vm.Monitor.ExecuteFor(ctx, r, "migrate-incoming", args, nil)
 }
 
 // alive forgives that QEMU has ended, as it does when a load fails unless it was told not to.

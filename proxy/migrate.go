@@ -83,7 +83,7 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if s.IgnoreShared || s.UUID {
 		return p.migrateChecked(ctx, r, a, s)
 	}
-	err = p.out.Start(ctx, a, s)
+	err = p.out.Start(ctx, a, s, r.HoldEvents)
 	var no *qemu.Refusal
 	if errors.As(err, &no) {
 		return p.migrateChecked(ctx, r, a, s)
@@ -149,7 +149,7 @@ func (p *Proxy) migrateCancel(ctx context.Context, r *qmp.Request) (any, error) 
 	if err := r.Args(nil); err != nil {
 		return nil, err
 	}
-	p.out.Cancel()
+	p.out.Cancel(r.HoldEvents)
 	return nil, nil
 }
 
@@ -203,5 +203,5 @@ func (p *Proxy) migrateContinue(ctx context.Context, r *qmp.Request) (any, error
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
-	return nil, p.out.Continue(string(args.State))
+	return nil, p.out.Continue(string(args.State), r.HoldEvents)
 }

@@ -136,7 +136,7 @@ func (p *Proxy) Gone() <-chan struct{} { return p.vm.Monitor.Done() }
 
 // Close cancels what is under way and lets the QEMU alone.
 func (p *Proxy) Close() error {
-	p.out.Cancel()
+	p.out.Cancel(nil)
 	p.out.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

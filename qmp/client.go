@@ -44,7 +44,8 @@ type call struct {
 	cmd     string
 	oob     bool
 	args    json.RawMessage
-	files   []int // descriptors of ours, closed once sent
+	files   []int    // descriptors of ours, closed once sent
+	request *Request // of a server's client, whose answer comes of this one; nil: none
 	reply   chan reply
 	release func() // called when it is answered or not sent
 }
@@ -92,6 +93,13 @@ func (c *Client) Execute(ctx context.Context, cmd string, args, result any, file
 // that allows it; anything else is the monitor's refusal.
 func (c *Client) ExecuteOOB(ctx context.Context, cmd string, args, result any, files ...*os.File) error {
 	return c.execute(ctx, &call{cmd: cmd, oob: true}, args, result, files)
+}
+
+// ExecuteFor is Execute for a request that a Server got and whose answer is made of this command's: the events that the monitor
+// sends after its answer wait until r is answered, so that r's client gets both in the monitor's order. The client c is dialled with
+// Server.Emit for Events.
+func (c *Client) ExecuteFor(ctx context.Context, r *Request, cmd string, args, result any, files ...*os.File) error {
+	return c.execute(ctx, &call{cmd: cmd, request: r}, args, result, files)
 }
 
 func (c *Client) execute(ctx context.Context, k *call, args, result any, files []*os.File) error {
@@ -254,8 +262,12 @@ func (c *Client) answer(id uint64, r reply) {
 	k := c.pending[id]
 	delete(c.pending, id)
 	c.mu.Unlock()
-	if k != nil {
-		k.release()
-		k.reply <- r
+	if k == nil {
+		return
 	}
+	if k.request != nil {
+		k.request.HoldEvents()
+	}
+	k.release()
+	k.reply <- r
 }

@@ -75,7 +75,8 @@ func (c *Client) QueryFDSets(ctx context.Context) ([]FDSet, error) {
 // Forward passes a request that a Server got on to this monitor, with its
 // arguments, its descriptors and its being out of band or not, and returns the
 // monitor's answer as a Handler does. A client for this is dialled with OOB, and
-// with Server.Emit for Events, so that events keep their places between answers.
+// with Server.Emit for Events; events keep their places between answers then
+// (ExecuteFor).
 func (c *Client) Forward(ctx context.Context, r *Request) (any, error) {
 	files := r.TakeFiles()
 	defer func() {
@@ -88,6 +89,6 @@ func (c *Client) Forward(ctx context.Context, r *Request) (any, error) {
 		args = raw
 	}
 	var result json.RawMessage
-	err := c.execute(ctx, &call{cmd: r.Name, oob: r.OOB}, args, &result, files)
+	err := c.execute(ctx, &call{cmd: r.Name, oob: r.OOB, request: r}, args, &result, files)
 	return result, err
 }

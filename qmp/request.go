@@ -23,6 +23,9 @@ type Request struct {
 	fds      []int
 	after    []func()
 	finished chan struct{}
+
+	// Of the server's mutex:
+	holds, answered bool // events wait until it is answered; it is
 }
 
 func newRequest(s *Session, v value, mistake *Error, fds []int) *Request {
@@ -74,6 +77,18 @@ func (r *Request) TakeFiles() []*os.File {
 
 // AfterReply has f called once the command's answer is on its way to the client.
 func (r *Request) AfterReply(f func()) { r.after = append(r.after, f) }
+
+// HoldEvents has the events that are emitted from now on wait until the command is answered, for all clients: what comes of
+// a command is told behind its answer. Any goroutine may call it, at any time; after the answer it does nothing.
+func (r *Request) HoldEvents() {
+	s := r.Session.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !r.answered && !r.holds {
+		r.holds = true
+		s.holding++
+	}
+}
 
 // finish releases what the request holds and lets the reader go on.
 func (r *Request) finish() {

@@ -38,6 +38,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*Session]struct{}
+	holding  int      // requests that events wait for
+	waiting  [][]byte // the events' lines
 }
 
 // Handler carries out a command. The result is what encoding/json makes of it,
@@ -118,7 +120,8 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // Emit sends an event to all clients. It never waits for a client; one that has
-// not read 64 MiB is disconnected. A zero Time is now.
+// not read 64 MiB is disconnected. A zero Time is now. Clients get events in the
+// order of the calls; Request.HoldEvents puts them behind an answer.
 func (s *Server) Emit(e Event) error {
 	line, err := eventLine(e)
 	if err != nil {
@@ -126,10 +129,43 @@ func (s *Server) Emit(e Event) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ses := range s.sessions {
-		ses.emit(line)
+	if s.holding > 0 {
+		s.waiting = append(s.waiting, line)
+		if len(s.waiting) < maxWaiting {
+			return nil
+		}
+		s.tell(s.waiting) // rather out of order than without bounds
+		s.waiting = nil
+		return nil
 	}
+	s.tell([][]byte{line})
 	return nil
+}
+
+// maxWaiting is how many events wait at most for an answer that does not come.
+const maxWaiting = 4096
+
+// tell sends events' lines to all clients, with s.mu held.
+func (s *Server) tell(lines [][]byte) {
+	for _, line := range lines {
+		for ses := range s.sessions {
+			ses.emit(line)
+		}
+	}
+}
+
+// answered lets go the events that wait for the answer to r, which is in its client's outbox.
+func (s *Server) answered(r *Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.answered = true
+	if !r.holds {
+		return
+	}
+	if s.holding--; s.holding == 0 {
+		s.tell(s.waiting)
+		s.waiting = nil
+	}
 }
 
 func (s *Server) add(ses *Session) {

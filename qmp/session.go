@@ -134,6 +134,7 @@ func (s *Session) serve(ctx context.Context, r *Request) {
 	closeAll(r.fds)
 	r.fds = nil
 	s.out.put(r.answer(result, err))
+	s.server.answered(r)
 }
 
 // Emit sends an event to this client only.

@@ -4,6 +4,7 @@ package conformance
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -32,7 +33,7 @@ func init() {
 			}
 			return p.wait()
 		},
-		"events": (*player).takeEvents, "flags": (*player).flagsOf, "leak": (*player).leak,
+		"order": (*player).order, "events": (*player).takeEvents, "flags": (*player).flagsOf, "leak": (*player).leak,
 		"fate":      (*player).fate,
 		"reconnect": (*player).reconnect, "renew": (*player).renew, "until": (*player).until, "load": (*player).load, "save": (*player).save,
 		"restart": func(p *player, args []string, _ string) (string, error) {
@@ -209,6 +210,47 @@ func (p *player) takeEvents([]string, string) (string, error) {
 	s := strings.Join(p.client.events, " ")
 	p.client.events = nil
 	return s, nil
+}
+
+// order tells in which order an answer and the events around it came, up to the event of that name, or of that status of a
+// migration.
+func (p *player) order(args []string, text string) (string, error) {
+	last := args[0]
+	_, text, _ = strings.Cut(text, " ")
+	name, text, _ := strings.Cut(text, " ")
+	if text != "" {
+		text = `,"arguments":` + text
+	}
+	p.client.events = nil
+	if err := p.client.send([]byte(fmt.Sprintf("{\"execute\":%q%s}\n", name, text))); err != nil {
+		return "", err
+	}
+	var came []string
+	for answered, found := false, false; !answered || !found; {
+		s, err := p.client.line()
+		if err != nil {
+			return "", fmt.Errorf("after %q: %w", came, err)
+		}
+		var m struct {
+			Event string
+			Data  struct{ Status string }
+			Error *struct{ Desc string }
+		}
+		if err := json.Unmarshal([]byte(s), &m); err != nil {
+			return "", err
+		}
+		switch {
+		case m.Event == "MIGRATION_PASS": // from QEMU's other threads, at any time
+		case m.Event != "":
+			word := cmp.Or(m.Data.Status, m.Event)
+			came, found = append(came, word), found || word == last
+		case m.Error != nil:
+			return "error: " + p.normal.text(m.Error.Desc), nil
+		default:
+			came, answered = append(came, "ANSWER"), true
+		}
+	}
+	return strings.Join(came, " "), nil
 }
 
 func (p *player) flagsOf(args []string, _ string) (string, error) {
