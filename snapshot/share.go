@@ -30,11 +30,11 @@ func (e *export) share(ctx context.Context, w *image.Writer, to *directio.File, 
 			return begun, err
 		}
 		for _, s := range sources {
-			if err := s.sums(w, i); err != nil {
+			if err := sharedSums(s, w, i); err != nil {
 				return begun, err
 			}
 			from, at := s.image.Blocks[s.block].PagesOffset, w.Layout.Blocks[i].PagesOffset
-			for first, end := range s.wanted(w.Stored[i]).Runs(w.Layout.Blocks[i].Pages()) {
+			for first, end := range wanted(s, w.Stored[i]).Runs(w.Layout.Blocks[i].Pages()) {
 				if err := context.Cause(ctx); err != nil {
 					return true, err
 				}
@@ -57,8 +57,8 @@ func (e *export) share(ctx context.Context, w *image.Writer, to *directio.File, 
 	return true, nil
 }
 
-// sums takes the sums of the pages from the seal. Those that are not zero are stored in the new image.
-func (s source) sums(w *image.Writer, i int) error {
+// sharedSums takes the sums of the pages from the seal. Those that are not zero are stored in the new image.
+func sharedSums(s source, w *image.Writer, i int) error {
 	ranks := mappedram.NewRanks(s.stored)
 	for first, end := range s.pages.Runs(w.Layout.Blocks[i].Pages()) {
 		for first < end {
@@ -82,7 +82,7 @@ func (s source) sums(w *image.Writer, i int) error {
 }
 
 // wanted are those of the source's pages that are in stored.
-func (s source) wanted(stored mappedram.Bitmap) mappedram.Bitmap {
+func wanted(s source, stored mappedram.Bitmap) mappedram.Bitmap {
 	b := make(mappedram.Bitmap, len(stored))
 	for k := range b {
 		b[k] = s.pages[k] & stored[k]

@@ -115,7 +115,7 @@ func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) (mappe
 		all.SetRange(0, b.Pages())
 	}
 	for _, s := range sources {
-		if err := s.copyTo(f, layout.Blocks[i].PagesOffset); err != nil {
+		if err := copyPages(s, f, layout.Blocks[i].PagesOffset); err != nil {
 			return nil, err
 		}
 		for k, w := range s.pages {
@@ -125,8 +125,8 @@ func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) (mappe
 	return all, nil
 }
 
-// copyTo copies the pages to a file in which the block's begin at offset at, and checks them if the image is sealed.
-func (s source) copyTo(to *os.File, at int64) error {
+// copyPages copies the pages of a source to a file in which the block's begin at offset at, and checks them if the image is sealed.
+func copyPages(s source, to *os.File, at int64) error {
 	b := s.image.Blocks[s.block]
 	check := &pageCheck{image: s.image.Image, bad: refuseBad}
 	part := s.part(check)
