@@ -164,7 +164,7 @@ func (c *clone) prepare(ctx context.Context) (err error) {
 		return fmt.Errorf("%d clones: give 1 to %d", c.N, MaxClones)
 	}
 	if c.Overlay && c.Socket == "" {
-		return errors.New("--overlay puts the overlays into the directory of --qmp: name one")
+		return errors.New("--overlay puts the overlays into the directory of --qmp-dir: name one")
 	}
 	if c.Socket != "" {
 		if c.Socket, err = filepath.Abs(c.Socket); err != nil {
@@ -261,7 +261,7 @@ func wayOut(e qemu.Exclusive) string {
 	case strings.HasPrefix(e.What, "the disk"):
 		return ", or give them --overlay"
 	case e.Arg.Name == "qmp":
-		return ", or give --qmp DIRECTORY"
+		return ", or give --qmp-dir DIRECTORY"
 	}
 	return ""
 }

@@ -21,6 +21,7 @@ type InspectOptions struct {
 
 // InspectResult is what `ramjet inspect --json` prints. Offsets and sizes are in bytes.
 type InspectResult struct {
+	Image        string         `json:"image"`
 	Format       string         `json:"format"`       // who wrote it: ramjet, qemu, libvirt
 	Machine      string         `json:"machine"`      // QEMU's machine type
 	QEMUVersion  string         `json:"qemu_version"` // "" if the image does not say
@@ -67,6 +68,7 @@ func Inspect(o InspectOptions) (*InspectResult, error) {
 	}
 	defer image.file.Close()
 	r := &InspectResult{
+		Image:  o.Image,
 		Format: image.Format, Machine: image.Config.MachineType, StreamOffset: image.Offset,
 		StreamBytes: image.StreamEnd - image.Offset, FileBytes: image.FileSize,
 		Complete: image.Complete, Incomplete: incomplete, Libvirt: image.Libvirt, Described: image.DescriptionLength > 0,

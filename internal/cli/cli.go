@@ -5,22 +5,18 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"runtime"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-
-	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
 // began is when the user began to wait: when the process was started. The kernel says that to ten milliseconds only
@@ -49,6 +45,9 @@ type app struct {
 	json     bool
 	verbose  bool
 	progress progressMode
+
+	printed bool   // a result is on standard output
+	partial []byte // the result, a JSON object, of a command that failed
 
 	logFormat logFormat
 	command   string // the one that runs, for the log
@@ -81,8 +80,7 @@ func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
 		cancel(errInterrupted)
 		for range signals {
 			if a.guarded.Load() {
-				fmt.Fprintln(stderr, "ramjet: interrupted again: the guardian process does the rest")
-				os.Exit(exitInterrupted)
+				os.Exit(a.status(fmt.Errorf("%w again: the guardian process does the rest", errInterrupted)))
 			}
 		}
 	}()
@@ -93,6 +91,7 @@ func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
 	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) && !errors.Is(err, cause) {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
+	a.json = a.json || asksJSON(args)
 	return a.status(err)
 }
 
@@ -104,38 +103,11 @@ func overcommit() {
 	}
 }
 
-// status prints an error as its one line and finds the exit status for it.
-func (a *app) status(err error) int {
-	var usage usageError
-	var exit exitStatus
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &exit):
-		return int(exit)
-	}
-	fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(err.Error()))
-	switch {
-	case errors.Is(err, errInterrupted):
-		return exitInterrupted
-	case errors.As(err, &usage):
-		return exitUsage
-	case errors.Is(err, mappedram.ErrImage):
-		return exitDamaged
-	}
-	return exitFailed
-}
-
-// oneLine makes joined errors one line.
-func oneLine(s string) string {
-	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' })
-	return strings.Join(lines, "; ")
-}
-
 // Command is the definition of the command line, for what is generated from it.
 func Command() *cobra.Command { return (&app{out: io.Discard, err: io.Discard}).root() }
 
 func (a *app) root() *cobra.Command {
+	version := false
 	root := &cobra.Command{
 		Use:   "ramjet",
 		Short: "Save a running QEMU VM's memory to a file at the speed of the disk, bring it back in milliseconds",
@@ -148,6 +120,9 @@ func (a *app) root() *cobra.Command {
 			if len(args) > 0 {
 				return noCommand(c, args[0])
 			}
+			if version {
+				return a.printVersion()
+			}
 			return c.Help()
 		},
 		Args: cobra.ArbitraryArgs,
@@ -157,6 +132,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRun = func(c *cobra.Command, _ []string) { a.command = c.Name() }
 	root.SetFlagErrorFunc(wrongFlag)
 	root.SuggestionsMinimumDistance = 2
+	root.Flags().BoolVar(&version, "version", false, "print the version, as the command version does")
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is decided and why")
@@ -175,17 +151,4 @@ func fixed(words ...string) func(*cobra.Command, []string, string) ([]string, co
 	return func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return words, cobra.ShellCompDirectiveNoFileComp
 	}
-}
-
-// print prints a result: as JSON if that was asked for, else as text.
-func (a *app) print(result any, text string) error {
-	if a.json {
-		b, err := json.Marshal(result)
-		if err != nil {
-			return err
-		}
-		text = string(b) + "\n"
-	}
-	_, err := io.WriteString(a.out, text)
-	return err
 }

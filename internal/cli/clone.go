@@ -3,7 +3,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,21 +18,22 @@ import (
 
 func (a *app) clone() *cobra.Command {
 	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}}
+	dir := "" // --qmp
 	c := &cobra.Command{
 		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
 		Short: "Start N VMs from one image",
 		Long: `Start N VMs from IMAGE. They share its page cache: each costs the memory that it writes to.
 
 In QEMU's arguments {n} stands for the clone's number, from 0 on. What two clones cannot both have - a port of the host,
-a socket, a file or a disk that is written - is found before the first one starts. With --qmp DIR their monitors are
+a socket, a file or a disk that is written - is found before the first one starts. With --qmp-dir DIR their monitors are
 DIR/0.sock, DIR/1.sock and so on, with --overlay what they write to their disks goes into qcow2 images in DIR.
 
 If one cannot be started the others are left running, and the error says which.
 
 The guests are the same to the last bit: the same host name, MAC addresses and random numbers to come. That is fine for guests
 that are on no network with each other; a device -device vmgenid tells a guest that it was cloned.`,
-		Example: `  ramjet clone vm1.img -n 10 --qmp /run/clones --overlay --detach
-  ramjet clone vm1.img -n 3 --qmp /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
+		Example: `  ramjet clone vm1.img -n 10 --qmp-dir /run/clones --overlay --detach
+  ramjet clone vm1.img -n 3 --qmp-dir /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
 		Args: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
 				o.Command = args[n:]
@@ -42,8 +45,12 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 			if o.N < 1 || o.N > snapshot.MaxClones {
 				return usageError{fmt.Errorf("how many clones? Give -n 1 to %d", snapshot.MaxClones)}
 			}
+			if dir != "" && o.Socket != "" && dir != o.Socket {
+				return usageError{errors.New("--qmp and --qmp-dir are two names of one flag, and name two directories: leave one out")}
+			}
+			o.Socket = cmp.Or(o.Socket, dir)
 			if o.Overlay && o.Socket == "" {
-				return usageError{errors.New("--overlay puts the overlays into the directory of --qmp: name one")}
+				return usageError{errors.New("--overlay puts the overlays into the directory of --qmp-dir: name one")}
 			}
 			o.Image, o.Log = args[0], a.log
 			clones, err := snapshot.Clone(c.Context(), o)
@@ -56,9 +63,10 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f := c.Flags()
 	f.IntVarP(&o.N, "number", "n", 0, "start `N` of them")
 	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guests ask for it, or before they run")
-	f.StringVar(&o.Socket, "qmp", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
+	f.StringVar(&o.Socket, "qmp-dir", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
+	f.StringVar(&dir, "qmp", "", "`DIR`: another name of --qmp-dir")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
-	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp")
+	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp-dir")
 	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
 	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
 	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
@@ -72,7 +80,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 }
 
 // cloned says what came of it, which may be something beside an error, and stays if that was asked for.
-func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, failed error) error {
+func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, wrong error) error {
 	var text strings.Builder
 	for _, v := range clones.VMs {
 		if v.Error == "" {
@@ -80,17 +88,29 @@ func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, 
 		}
 	}
 	if detach {
-		return errors.Join(failed, a.print(clones.CloneResult, text.String()))
+		return a.printBeside(clones.CloneResult, text.String(), wrong)
 	}
 	a.log(strings.TrimSpace(text.String()))
 	if a.json {
-		failed = errors.Join(failed, a.print(clones.CloneResult, ""))
+		wrong = errors.Join(wrong, a.printClones(clones.CloneResult, wrong))
 	}
 	stop := context.AfterFunc(ctx, func() { clones.Signal(syscall.SIGTERM) })
 	defer stop()
 	status := clones.Wait()
-	if failed == nil && status != 0 {
+	if wrong == nil && status != 0 {
 		return exitStatus(status)
 	}
-	return failed
+	return wrong
+}
+
+// printClones prints what came of it before the clones end, with what failed.
+func (a *app) printClones(r snapshot.CloneResult, err error) error {
+	if err == nil {
+		return a.print(r, "")
+	}
+	b, e := json.Marshal(r)
+	if e != nil {
+		return e
+	}
+	return a.print(json.RawMessage(failed(err).within(b)), "")
 }

@@ -37,7 +37,8 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
 			if err != nil {
 				return err
 			}
-			return a.printMapped(r, differing(r, ranges), r.Map, m)
+			drawn, err := a.mapped(r.Map, m)
+			return a.printBeside(r, differing(r, ranges)+drawn, err)
 		},
 	}
 	f := c.Flags()

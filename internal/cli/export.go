@@ -17,7 +17,7 @@ import (
 
 func (a *app) export() *cobra.Command {
 	var o snapshot.ExportOptions
-	format := ""
+	var format exportFormat
 	var recipients, recipientFiles []string
 	c := &cobra.Command{
 		Use:   "export [flags] IMAGE OUT",
@@ -50,7 +50,7 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 			}
 			secret := len(recipients)+len(recipientFiles) > 0
 			if secret && format == "" {
-				format = string(snapshot.ExportAge)
+				format = exportFormat(snapshot.ExportAge)
 			}
 			o.Format = snapshot.ExportFormat(format)
 			if err := fitting(&o, secret); err != nil {
@@ -71,7 +71,7 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&format, "format", "", "`raw|elf|flat|age` (required, unless there is a recipient)")
+	f.Var(oneWord(&format, "raw|elf|flat|age"), "format", "what OUT becomes (required, unless there is a recipient)")
 	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
 	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses (default: as recorded)")
 	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; may be given again")
@@ -84,6 +84,12 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
 }
+
+// exportFormat is --format; which words it takes is checked with the other flags.
+type exportFormat string
+
+// Set makes an exportFormat usable as a flag.
+func (e *exportFormat) Set(s string) error { *e = exportFormat(s); return nil }
 
 // fitting tells whether the flags go together; secret: there are recipients.
 func fitting(o *snapshot.ExportOptions, secret bool) error {

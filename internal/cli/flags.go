@@ -32,8 +32,15 @@ func (w *word[T, P]) Type() string       { return w.words }
 // bandwidth is a number of bytes a second with an optional suffix; units are of 1024.
 type bandwidth int64
 
-func (b *bandwidth) String() string { return units.BytesSize(float64(*b)) }
-func (b *bandwidth) Type() string   { return "RATE" }
+// String is "0" for no limit, which help takes for no default.
+func (b *bandwidth) String() string {
+	if *b == 0 {
+		return "0"
+	}
+	return units.BytesSize(float64(*b))
+}
+
+func (b *bandwidth) Type() string { return "RATE" }
 
 func (b *bandwidth) Set(s string) error {
 	n, err := units.RAMInBytes(strings.TrimSuffix(s, "/s"))

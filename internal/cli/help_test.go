@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -90,4 +91,25 @@ func checkExample(t *testing.T, path, command string) {
 	if err != nil {
 		t.Errorf("%s: the example %q is wrong: %v", path, command, err)
 	}
+}
+
+// TestFlagTexts holds the lists of flags to say each thing once: a placeholder that tells what to give, not the name of a type of
+// Go, not again in the explanation, and a default only where there is one.
+func TestFlagTexts(t *testing.T) {
+	goType := regexp.MustCompile(`^(u?int|float|string|duration|value|count)`)
+	each(Command(), func(c *cobra.Command) {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			placeholder, text := pflag.UnquoteUsage(f)
+			name := c.CommandPath() + " --" + f.Name
+			switch {
+			case goType.MatchString(placeholder):
+				t.Errorf("%s %s: the placeholder is a type of Go", name, placeholder)
+			case strings.Contains(placeholder, "|") && strings.Contains(text, placeholder):
+				t.Errorf("%s %s %s: the same twice", name, placeholder, text)
+			}
+		})
+		if usage := c.Flags().FlagUsages() + c.PersistentFlags().FlagUsages(); strings.Contains(usage, "(default 0") || strings.Contains(usage, `(default "")`) {
+			t.Errorf("%s: a default that is none:\n%s", c.CommandPath(), usage)
+		}
+	})
 }

@@ -21,9 +21,9 @@ func (a *app) inspect() *cobra.Command {
 	var o snapshot.InspectOptions
 	var m mapFlag
 	c := &cobra.Command{
-		Use:   "inspect [flags] IMAGE",
-		Short: "Say what is in an image",
-		Long: `Say what IMAGE is and where it came from: Ramjet's, QEMU's and libvirt's images. Of other files it says what they are,
+		Use:   "inspect [flags] IMAGE...",
+		Short: "Say what is in images",
+		Long: `Say what each IMAGE is and where it came from: Ramjet's, QEMU's and libvirt's images. Of other files it says what they are,
 where that can be told, and exits with status 3.
 
 --map draws the guest's memory as wide as the terminal: each block of it, the pages that are stored, those that are zero,
@@ -35,15 +35,25 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
   ramjet inspect --map vm1.img
   ramjet inspect --map=vm1.svg vm1.img
   ramjet inspect --json vm1.img | jq '.blocks[] | {name, pages_stored}'`,
-		Args: exactly(1),
+		Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
 			lean()
-			o.Image, o.Map = args[0], m.cells(a)
-			r, err := snapshot.Inspect(o)
-			if err != nil {
-				return err
+			if m.file != "" && len(args) > 1 {
+				return usageError{fmt.Errorf("--map=%s is one picture, and %d images are to be drawn: name one image", m.file, len(args))}
 			}
-			return a.printMapped(r, inspected(o.Image, r), r.Map, m)
+			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
+				o.Image, o.Map = image, m.cells(a)
+				r, err := snapshot.Inspect(o)
+				if err != nil {
+					return nil, "", err
+				}
+				drawn, err := a.mapped(r.Map, m)
+				text := inspected(o.Image, r) + drawn
+				if len(args) > 1 {
+					text += "\n"
+				}
+				return r, text, err
+			})
 		},
 	}
 	f := c.Flags()

@@ -62,17 +62,18 @@ func (m *mapFlag) cells(a *app) int {
 	return mapRows * drawingWidth(a.terminalWidth())
 }
 
-// printMapped prints a result and draws the map where it belongs.
-func (a *app) printMapped(result any, text string, m *snapshot.Map, f mapFlag) error {
-	if m != nil && f.file != "" {
-		if err := writePicture(f.file, m); err != nil {
-			return err
-		}
-		text += fmt.Sprintf("\nmap drawn in %s\n", f.file)
-	} else if m != nil {
-		text += "\n" + drawMap(m, a.terminalWidth())
+// mapped draws a map, if there is one: it returns the drawing, or what is to be said of the picture that it made.
+func (a *app) mapped(m *snapshot.Map, f mapFlag) (string, error) {
+	switch {
+	case m == nil:
+		return "", nil
+	case f.file == "":
+		return "\n" + drawMap(m, a.terminalWidth()), nil
 	}
-	return a.print(result, text)
+	if err := writePicture(f.file, m); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("\nmap drawn in %s\n", f.file), nil
 }
 
 // terminalWidth is that of standard output's terminal, in columns; else what COLUMNS says, else 80.

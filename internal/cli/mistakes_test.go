@@ -47,7 +47,8 @@ func TestMistakes(t *testing.T) {
 	})
 }
 
-// mistake STATUS LINE ARGS... runs ramjet with ARGS, which has to end with this status, say exactly this line, and print nothing.
+// mistake STATUS LINE ARGS... runs ramjet with ARGS, which has to end with this status, say exactly this line, and print nothing;
+// with --json it has to print the line and the status as well.
 func mistake(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: mistake STATUS LINE ARGS...")
@@ -58,6 +59,11 @@ func mistake(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if got := ts.ReadFile("stdout"); got != "" {
 		ts.Fatalf("it prints %q", got)
+	}
+	ends(ts, args[0], append([]string{"--json"}, args[2:]...))
+	failure := theObject(ts)
+	if status, _ := strconv.Atoi(args[0]); failure["error"] != args[1] || failure["status"] != float64(status) {
+		ts.Fatalf("with --json it prints %v", failure)
 	}
 }
 
@@ -82,14 +88,24 @@ func oneObject(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: json STATUS ARGS...")
 	}
 	ends(ts, args[0], append([]string{"--json"}, args[1:]...))
+	object := theObject(ts)
+	_, failed := object["error"]
+	if stderr := ts.ReadFile("stderr"); args[0] == "0" && (stderr != "" || failed) {
+		ts.Fatalf("it says %q and prints %v", stderr, object)
+	}
+	if args[0] != "0" && !failed {
+		ts.Fatalf("it failed, and prints only %v", object)
+	}
+}
+
+// theObject is the one JSON object, on one line, that standard output has to be.
+func theObject(ts *testscript.TestScript) map[string]any {
 	out := ts.ReadFile("stdout")
 	var object map[string]any
 	if err := json.Unmarshal([]byte(out), &object); err != nil || strings.Count(out, "\n") != 1 {
 		ts.Fatalf("it prints %q: %v", out, err)
 	}
-	if stderr := ts.ReadFile("stderr"); args[0] == "0" && stderr != "" {
-		ts.Fatalf("it says %q", stderr)
-	}
+	return object
 }
 
 // furnish puts what mistakes are made with into the working directory.

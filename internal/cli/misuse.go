@@ -144,10 +144,18 @@ func exactly(n int) cobra.PositionalArgs {
 	}
 }
 
+// oneOrMore wants the argument that the usage line names with dots behind it at least once.
+func oneOrMore(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return exactly(1)(c, args)
+	}
+	return nil
+}
+
 // argumentNames are the words of a usage line that stand for arguments: those in capitals, before what is optional.
 func argumentNames(c *cobra.Command) (names []string) {
 	for _, w := range strings.Fields(c.Use)[1:] {
-		if w == strings.ToUpper(w) && strings.Trim(w, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "" {
+		if w = strings.TrimSuffix(w, "..."); w == strings.ToUpper(w) && strings.Trim(w, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == "" {
 			names = append(names, w)
 		}
 	}

@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/docker/go-units"
@@ -13,6 +14,9 @@ import (
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/snapshot"
 )
+
+// qmpVariable names the environment variable that --qmp of save is taken from where neither --qmp nor --pid is given.
+const qmpVariable = "RAMJET_QMP"
 
 func (a *app) save() *cobra.Command {
 	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume, Began: began}
@@ -39,7 +43,10 @@ takes both files.`,
 		Args: exactly(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.Socket == "" && o.PID == 0 {
-				return usageError{errors.New("which VM? Give its QMP socket with --qmp, or its process with --pid")}
+				o.Socket = os.Getenv(qmpVariable)
+			}
+			if o.Socket == "" && o.PID == 0 {
+				return usageError{errors.New("which VM? Give its QMP socket with --qmp or in RAMJET_QMP, or its process with --pid")}
 			}
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
@@ -57,7 +64,7 @@ takes both files.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Socket, "qmp", "", "the VM's QMP `SOCKET`")
+	f.StringVar(&o.Socket, "qmp", "", "the VM's QMP `SOCKET` (default: RAMJET_QMP of the environment)")
 	f.IntVar(&o.PID, "pid", 0, "QEMU's process `PID`, where the socket cannot tell it or is to be found by it")
 	f.Var(oneWord(&o.Engine, "auto|ramjet|qemu"), "engine", "who moves the memory: ramjet, or qemu itself where ramjet cannot")
 	f.Var(oneWord(&o.Then, "resume|stay|quit"), "then", "what the VM does after the save")

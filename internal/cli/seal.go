@@ -14,29 +14,31 @@ import (
 func (a *app) seal() *cobra.Command {
 	var o snapshot.SealOptions
 	c := &cobra.Command{
-		Use:   "seal [flags] IMAGE",
-		Short: "Add a seal to an image made by QEMU or libvirt",
-		Long: `Add a seal to IMAGE, made by QEMU's "migrate file:" with mapped-ram or by "virsh save --image-format sparse": a checksum
+		Use:   "seal [flags] IMAGE...",
+		Short: "Add a seal to images made by QEMU or libvirt",
+		Long: `Add a seal to each IMAGE, made by QEMU's "migrate file:" with mapped-ram or by "virsh save --image-format sparse": a checksum
 of every stored page and of everything else, and an id. QEMU and libvirt load the image as before.
 
 The seal is appended to the file; nothing that is in the file changes, and VMs may run from it meanwhile. Should it be
 interrupted, seal the image again. ramjet save seals its images itself.`,
 		Example: `  ramjet seal vm1.img
   virsh save vm1 vm1.img --image-format sparse && ramjet seal vm1.img`,
-		Args: exactly(1),
+		Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
-			o.Image, o.Log = args[0], a.log
-			done := a.show(&o.Progress)
-			r, err := snapshot.Seal(c.Context(), o)
-			done()
-			if err != nil {
-				return err
-			}
-			return a.print(r, fmt.Sprintf("sealed %s: id %s, %d pages (%s), the file has grown by %s\n",
-				r.Image, r.ID, r.PagesStored, size(r.BytesStored), size(r.SealBytes)))
+			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
+				o.Image, o.Log = image, a.log
+				done := a.show(&o.Progress)
+				r, err := snapshot.Seal(c.Context(), o)
+				done()
+				if err != nil {
+					return nil, "", err
+				}
+				return r, fmt.Sprintf("sealed %s: id %s, %d pages (%s), the file has grown by %s\n",
+					r.Image, r.ID, r.PagesStored, size(r.BytesStored), size(r.SealBytes)), nil
+			})
 		},
 	}
 	f := c.Flags()

@@ -15,32 +15,34 @@ import (
 func (a *app) verify() *cobra.Command {
 	var o snapshot.VerifyOptions
 	c := &cobra.Command{
-		Use:   "verify [flags] IMAGE",
-		Short: "Check every page of an image",
-		Long: `Check IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself.
+		Use:   "verify [flags] IMAGE...",
+		Short: "Check every page of images",
+		Long: `Check each IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself.
 
 Pages that are not what was sealed are listed with their block and their offset in the file. The exit status is 0 if all
 is well and 3 if anything is damaged. An image without a seal has nothing to check its pages against: then headers,
-bitmaps and device state are checked for sense, and the status is 1 if they are well-formed, for pages may still be wrong.`,
+bitmaps and device state are checked for sense, and the status is 1 if they are well-formed, for pages may still be wrong.
+Of several images each is checked, whatever is wrong with the others; with --json their results are a list, "images".`,
 		Example: `  ramjet verify vm1.img
   ramjet verify --json vm1.img | jq .pages_bad
+  ramjet verify /var/lib/vms/*.img
   ramjet seal old.img && ramjet verify old.img`,
-		Args: exactly(1),
+		Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
 			lean()
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
-			o.Image, o.Log = args[0], a.log
-			done := a.show(&o.Progress)
-			r, err := snapshot.Verify(c.Context(), o)
-			done()
-			if r != nil {
-				if err := a.print(r, verified(r)); err != nil {
-					return err
+			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
+				o.Image, o.Log = image, a.log
+				done := a.show(&o.Progress)
+				r, err := snapshot.Verify(c.Context(), o)
+				done()
+				if r == nil {
+					return nil, "", err
 				}
-			}
-			return err
+				return r, verified(r), err
+			})
 		},
 	}
 	f := c.Flags()

@@ -29,11 +29,13 @@ func (a *app) version() *cobra.Command {
 		Long:    "Print the version, the commit that was built, and by what.",
 		Example: "  ramjet version\n  ramjet version --json",
 		Args:    exactly(0),
-		RunE: func(*cobra.Command, []string) error {
-			b := buildInfo()
-			return a.print(b, b.String())
-		},
+		RunE:    func(*cobra.Command, []string) error { return a.printVersion() },
 	}
+}
+
+func (a *app) printVersion() error {
+	b := buildInfo()
+	return a.print(b, b.String())
 }
 
 func buildInfo() build {
