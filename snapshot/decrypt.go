@@ -38,7 +38,7 @@ func (i *importing) decrypted(ctx context.Context, began time.Time) (*ImportResu
 	if err := i.decrypt(ctx, f); err != nil {
 		return nil, fmt.Errorf("%s: %w", i.Dir, err)
 	}
-	if err := i.target.Publish(false, new(SaveTimes)); err != nil {
+	if _, err := i.target.Publish(false); err != nil {
 		return nil, err
 	}
 	i.result.Seconds = time.Since(began).Seconds()

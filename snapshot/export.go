@@ -222,7 +222,8 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 		return err
 	}
 	e.result.Files = append(e.result.Files, ExportFile{path, block, size})
-	return t.Publish(false, new(SaveTimes))
+	_, err = t.Publish(false)
+	return err
 }
 
 // copy gives put the pages of blocks that are not zero, some neighbouring ones at a time, from several goroutines, each

@@ -92,7 +92,7 @@ func (i *importing) save(ctx context.Context, began time.Time) (_ *ImportResult,
 	}
 	id, err := i.write(ctx)
 	if err == nil {
-		err = i.target.Publish(false, new(SaveTimes))
+		_, err = i.target.Publish(false)
 	}
 	if err != nil {
 		return nil, err

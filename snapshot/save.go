@@ -237,7 +237,9 @@ func (s *save) run(ctx context.Context) error {
 	}
 	s.divide()
 	s.Progress.phase("making it durable")
-	err = s.target.Publish(s.io.Drop, &s.result.Times)
+	began := time.Now()
+	synced, err := s.target.Publish(s.io.Drop)
+	s.result.Times.Sync, s.result.Times.Publish = synced.Seconds(), (time.Since(began) - synced).Seconds()
 	if err != nil {
 		return errors.Join(err, s.pause.end(ThenResume))
 	}

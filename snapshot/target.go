@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -120,15 +121,19 @@ func duplicate(f *os.File) (*os.File, error) {
 func (t *target) files() []string { return []string{t.hidden} }
 
 // Publish makes the file durable and gives it its name. The rename is durable too when it returns nil. With
-// dropCache nothing of it stays in the page cache. What that took is added to times.
-func (t *target) Publish(dropCache bool, times *SaveTimes) error {
-	synced := lap(&times.Sync)
-	err := t.file.Sync()
-	synced()
+// dropCache nothing of it stays in the page cache. synced is how long it took to make the file durable; naming it took the rest.
+func (t *target) Publish(dropCache bool) (synced time.Duration, err error) {
+	began := time.Now()
+	err = t.file.Sync()
+	synced = time.Since(began)
 	if err != nil {
-		return fmt.Errorf("the image did not reach the disk: %w", err)
+		return synced, fmt.Errorf("the image did not reach the disk: %w", err)
 	}
-	defer lap(&times.Publish)()
+	return synced, t.putInPlace(dropCache)
+}
+
+// putInPlace gives the durable file its name, and makes that durable.
+func (t *target) putInPlace(dropCache bool) error {
 	if dropCache {
 		_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED)
 	}

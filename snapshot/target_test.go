@@ -43,7 +43,10 @@ func begun(t *testing.T, dir string, force bool) *target {
 	return n
 }
 
-func (t *target) publish() error { return t.Publish(false, &SaveTimes{}) }
+func publish(t *target) error {
+	_, err := t.Publish(false)
+	return err
+}
 
 // holds checks that a directory holds the image with this content, and nothing else; with "" not even that.
 func holds(t *testing.T, dir, content string) {
@@ -104,7 +107,7 @@ func TestPublish(t *testing.T) {
 				if slices.Contains(names(t, dir), "image") {
 					t.Error("it has its name before it is published")
 				}
-				if err := n.publish(); err != nil {
+				if err := publish(n); err != nil {
 					t.Fatal(err)
 				}
 				n.Discard()
@@ -132,7 +135,7 @@ func TestPublish(t *testing.T) {
 				if b, err := os.ReadFile(path); err != nil || string(b) != "old" {
 					t.Errorf("before it is published: %q, %v", b, err)
 				}
-				if err := n.publish(); err != nil {
+				if err := publish(n); err != nil {
 					t.Fatal(err)
 				}
 				n.Discard()
@@ -142,7 +145,7 @@ func TestPublish(t *testing.T) {
 				dir := t.TempDir()
 				n := begun(t, dir, false)
 				os.WriteFile(filepath.Join(dir, "image"), []byte("theirs"), 0o644)
-				if err := n.publish(); err == nil || !strings.Contains(err.Error(), "meanwhile") {
+				if err := publish(n); err == nil || !strings.Contains(err.Error(), "meanwhile") {
 					t.Errorf("over what came into being: %v", err)
 				}
 				n.Discard()
@@ -167,7 +170,7 @@ func killedWhilePublishing(t *testing.T) {
 		undo := directio.Inject(func(c *directio.Calls) {
 			c.Rename = func(string, string, uint) error { return killed }
 		})
-		err := n.publish()
+		err := publish(n)
 		undo()
 		if err == nil {
 			continue // there was no step between
@@ -190,7 +193,7 @@ func TestPublishFails(t *testing.T) {
 			dir := t.TempDir()
 			n := begun(t, dir, false)
 			undo := directio.Inject(func(c *directio.Calls) { c.Fsync = func(int) error { return unix.EIO } })
-			err := n.publish()
+			err := publish(n)
 			undo()
 			if !errors.Is(err, unix.EIO) {
 				t.Errorf("it says %v", err)
@@ -245,7 +248,7 @@ func TestLongName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		err = n.publish()
+		err = publish(n)
 		n.Discard()
 		if err != nil || len(names(t, dir)) != 1 {
 			t.Errorf("%v, %q", err, names(t, dir))
