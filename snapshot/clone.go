@@ -185,7 +185,7 @@ func (c *clone) prepare(ctx context.Context) (err error) {
 	if err := first.verify(ctx); err != nil {
 		return err
 	}
-	state, err := first.openState()
+	state, err := first.openState(ctx)
 	if err != nil {
 		return err
 	}

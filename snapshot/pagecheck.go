@@ -12,17 +12,22 @@ import (
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
-// BadPage is a stored page that is not what was sealed.
+// BadPage is a page that is not what was sealed.
 type BadPage struct {
 	Block  string `json:"block"`
 	Page   int64  `json:"page"`   // in the block, from 0
 	Offset int64  `json:"offset"` // in the file, bytes
 	// Unreadable is why it could not be read; "" if it could, and is another than was sealed.
 	Unreadable string `json:"unreadable,omitempty"`
+	// Stale: its bit is clear, so that it is zero, and its place in the file holds something else.
+	Stale bool `json:"stale,omitempty"`
 }
 
 func (b BadPage) String() string {
 	s := fmt.Sprintf("page %d of block %s, at offset %d of the file", b.Page, b.Block, b.Offset)
+	if b.Stale {
+		s += ", is zero and holds something else"
+	}
 	if b.Unreadable != "" {
 		s += ", cannot be read: " + b.Unreadable
 	}

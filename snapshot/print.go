@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 
@@ -19,7 +20,7 @@ func PrintCommand(o RestoreOptions) ([]string, error) {
 		return nil, err
 	}
 	defer r.close()
-	alone, err := r.diffIsStream()
+	alone, err := r.diffIsStream(context.Background())
 	if err != nil {
 		return nil, err
 	}

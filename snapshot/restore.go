@@ -108,7 +108,7 @@ func (r *restore) check(ctx context.Context) (err error) {
 	if err := r.verify(ctx); err != nil {
 		return err
 	}
-	r.state, err = r.openState()
+	r.state, err = r.openState(ctx)
 	return err
 }
 

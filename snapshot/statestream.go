@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"context"
 	"fmt"
 	"os"
 
@@ -24,13 +25,13 @@ type stateStream struct {
 }
 
 // openState makes the state stream.
-func (r *restore) openState() (*stateStream, error) {
+func (r *restore) openState(ctx context.Context) (*stateStream, error) {
 	sections, err := r.image.DeviceSections()
 	if err != nil {
 		return nil, err
 	}
 	s := &stateStream{wasRunning: wasRunning(sections)}
-	if whole, err := r.diffIsStream(); err != nil {
+	if whole, err := r.diffIsStream(ctx); err != nil {
 		return nil, err
 	} else if whole {
 		s.file, err = directio.Reopen{File: r.image.file}.Open(os.O_RDONLY)
@@ -42,7 +43,7 @@ func (r *restore) openState() (*stateStream, error) {
 	}
 	f := os.NewFile(uintptr(fd), "state stream")
 	defer f.Close()
-	if err := r.writeState(f, sections); err != nil {
+	if err := r.writeState(ctx, f, sections); err != nil {
 		return nil, fmt.Errorf("cannot make the state stream: %w", err)
 	}
 	s.file, err = directio.Reopen{File: f}.Open(os.O_RDONLY)
@@ -51,7 +52,7 @@ func (r *restore) openState() (*stateStream, error) {
 
 // diffIsStream tells whether the image is a diff that QEMU can load as it is: all that it needs of the base is mapped, and
 // nothing that it has itself is.
-func (r *restore) diffIsStream() (bool, error) {
+func (r *restore) diffIsStream(ctx context.Context) (bool, error) {
 	if r.image.base == nil || r.Mode == Eager || r.image.Offset != 0 {
 		return false, nil
 	}
@@ -62,7 +63,7 @@ func (r *restore) diffIsStream() (bool, error) {
 		if !r.outside[b.Name] {
 			continue
 		}
-		stale, err := r.image.base.stale(r.image.base.Index(b.Name))
+		stale, err := r.staleOf(ctx, r.image.base, r.image.base.Index(b.Name))
 		if err != nil || stale.Count() > 0 {
 			return false, err
 		}
@@ -70,7 +71,7 @@ func (r *restore) diffIsStream() (bool, error) {
 	return true, nil
 }
 
-func (r *restore) writeState(f *os.File, sections []byte) error {
+func (r *restore) writeState(ctx context.Context, f *os.File, sections []byte) error {
 	blocks := make([]mappedram.Block, len(r.image.Blocks))
 	for i, b := range r.image.Blocks {
 		blocks[i] = mappedram.Block{Name: b.Name, Length: b.Length}
@@ -82,7 +83,7 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 	// A QEMU that finds no description of the devices complains on its standard error, and goes on (qemu_loadvm_state).
 	w := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: []byte("{}")}
 	for i := range blocks {
-		if w.Stored[i], err = r.writeBlock(f, layout, i); err != nil {
+		if w.Stored[i], err = r.writeBlock(ctx, f, layout, i); err != nil {
 			return err
 		}
 	}
@@ -94,8 +95,18 @@ func (r *restore) writeState(f *os.File, sections []byte) error {
 // the stream. Larger blocks, video memory say, begin as zeros.
 const settledSize = 8 << 20
 
+// staleOf returns the stale pages of a block that is mapped. In an image of Ramjet's they are damage that a restore repairs.
+func (r *restore) staleOf(ctx context.Context, image *openedImage, block int) (mappedram.Bitmap, error) {
+	stale, err := image.stale(ctx, block)
+	if n := stale.Count(); err == nil && n > 0 && image.Format == "ramjet" {
+		r.log("%s: %d pages of block %s are zero and something else is in their places, which the VM does not get to see (ramjet verify names them)",
+			image.path, n, image.Blocks[block].Name)
+	}
+	return stale, err
+}
+
 // writeBlock copies what of a block has to be in the stream, and says which pages the stream has.
-func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) (mappedram.Bitmap, error) {
+func (r *restore) writeBlock(ctx context.Context, f *os.File, layout *mappedram.Layout, i int) (mappedram.Bitmap, error) {
 	outside := r.outside[r.image.Blocks[i].Name]
 	if outside && r.Mode == Eager {
 		return nil, nil
@@ -107,7 +118,7 @@ func (r *restore) writeBlock(f *os.File, layout *mappedram.Layout, i int) (mappe
 	all := mappedram.NewBitmap(r.image.Blocks[i].Pages())
 	if outside {
 		// The lowest is mapped. Of that only pages are wanted whose place in the file holds something and should not.
-		if all, err = sources[0].image.stale(sources[0].block); err != nil {
+		if all, err = r.staleOf(ctx, sources[0].image, sources[0].block); err != nil {
 			return nil, err
 		}
 		sources = sources[1:]

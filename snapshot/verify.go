@@ -23,7 +23,8 @@ import (
 // VerifyOptions are what Verify can be told. Only Image is required.
 type VerifyOptions struct {
 	Image    string
-	Channels int // 1 to 255; 0: chosen
+	Base     string // the base, if the image is a diff; where the diff says if empty
+	Channels int    // 1 to 255; 0: chosen
 	Direct   directio.Mode
 
 	Progress *Progress
@@ -39,20 +40,28 @@ type VerifyResult struct {
 	OK             bool      `json:"ok"` // it is sealed, and everything is as it was sealed
 	Sealed         bool      `json:"sealed"`
 	ID             string    `json:"id,omitempty"`
-	Damage         []string  `json:"damage"`    // what is wrong besides pages
-	PagesBad       int64     `json:"pages_bad"` // of PagesChecked
-	BadPages       []BadPage `json:"bad_pages"` // by offset; at most MaxBadPages
-	PagesChecked   int64     `json:"pages_checked"`
+	Damage         []string  `json:"damage"`        // what is wrong besides pages
+	PagesBad       int64     `json:"pages_bad"`     // of PagesChecked, and of those that are not stored
+	BadPages       []BadPage `json:"bad_pages"`     // by offset; at most MaxBadPages
+	PagesChecked   int64     `json:"pages_checked"` // stored ones
 	BytesChecked   int64     `json:"bytes_checked"`
 	IO             string    `json:"io"`     // direct or buffered
 	IOWhy          string    `json:"io_why"` // half a sentence, for people
 	Channels       int       `json:"channels"`
 	Seconds        float64   `json:"seconds"`
 	BytesPerSecond float64   `json:"bytes_per_second"`
+	// PagesStale counts the pages that are zero and hold something else in an image of QEMU's, which leaves such. Restores make them
+	// zero. In an image of Ramjet's they are bad.
+	PagesStale int64 `json:"pages_stale,omitempty"`
+
+	Base      *VerifyResult `json:"base,omitempty"`       // of a diff: what was found of its base, if that is there
+	BaseError string        `json:"base_error,omitempty"` // of a diff: why nothing can be restored with that base
 }
 
 // Verify checks an image: everything against the seal, or, where there is none, that headers, bitmaps and device state
 // can be what they should be.
+//
+// A diff is as good as its base, which is checked as well.
 //
 // The error is nil for a sealed image without fault. It matches mappedram.ErrImage if the image is damaged, and
 // seal.ErrNoSeal if no fault was found but pages could not be checked for want of a seal. Unless the file cannot be
@@ -66,7 +75,30 @@ func Verify(ctx context.Context, o VerifyOptions) (*VerifyResult, error) {
 		return nil, err
 	}
 	defer image.file.Close()
-	return verifyOpened(ctx, image, o)
+	r, err := verifyOpened(ctx, image, o)
+	if r == nil || image.baseID() == nil || context.Cause(ctx) != nil {
+		return r, err
+	}
+	errBase := r.verifyBase(ctx, image, o)
+	if r.OK = err == nil && errBase == nil; err == nil {
+		err = errBase
+	}
+	return r, err
+}
+
+// verifyBase checks the base of a diff.
+func (r *VerifyResult) verifyBase(ctx context.Context, diff *openedImage, o VerifyOptions) error {
+	base, err := openBaseOf(diff, o.Base)
+	if err == nil {
+		defer base.file.Close()
+		if r.Base, err = verifyOpened(ctx, base, o); err != nil {
+			err = fmt.Errorf("the base of %s: %w", diff.path, err)
+		}
+	}
+	if err != nil {
+		r.BaseError = err.Error()
+	}
+	return err
 }
 
 // verify is one Verify under way.
@@ -76,7 +108,8 @@ type verify struct {
 	params migration.Params
 	result *VerifyResult
 
-	mu sync.Mutex // over PagesBad and BadPages
+	mu    sync.Mutex // over what follows, PagesBad and BadPages
+	stale int64      // of PagesBad
 }
 
 func verifyOpened(ctx context.Context, image *openedImage, o VerifyOptions) (*VerifyResult, error) {
@@ -120,7 +153,27 @@ func (v *verify) run(ctx context.Context) error {
 	if v.Progress != nil {
 		v.Progress.Total.Store(v.image.Seal.TotalStored() * mappedram.PageSize)
 	}
-	return v.pages(ctx)
+	if err := v.pages(ctx); err != nil {
+		return err
+	}
+	v.Progress.phase("checking what is not stored")
+	return v.unstored(ctx)
+}
+
+// unstored finds the pages that are zero and hold something else.
+func (v *verify) unstored(ctx context.Context) error {
+	for i, block := range v.image.Blocks {
+		if block.Ignored {
+			continue
+		}
+		err := v.image.findStale(ctx, v.params, i, func(page int64) error {
+			return v.note(BadPage{Block: block.Name, Page: page, Offset: block.PagesOffset + page*block.PageSize, Stale: true})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // damage notes damage, and passes other errors on.
@@ -234,7 +287,14 @@ func (v *verify) counting(c *pageCheck) func(int, int64, []byte) error {
 func (v *verify) note(b BadPage) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if b.Stale && v.image.Format != "ramjet" {
+		v.result.PagesStale++
+		return nil
+	}
 	v.result.PagesBad++
+	if b.Stale {
+		v.stale++
+	}
 	if len(v.result.BadPages) < MaxBadPages {
 		v.result.BadPages = append(v.result.BadPages, b)
 	}
@@ -248,8 +308,14 @@ func (v *verify) verdict() error {
 	case len(r.Damage) > 0:
 		return fmt.Errorf("%s: %w: %s", r.Image, mappedram.ErrImage, strings.Join(r.Damage, "; "))
 	case r.PagesBad > 0:
-		return fmt.Errorf("%s: %w: %d of %d stored pages are not what was sealed or cannot be read, the first is %s",
-			r.Image, mappedram.ErrDamaged, r.PagesBad, r.PagesChecked, r.BadPages[0])
+		var found []string
+		if stored := r.PagesBad - v.stale; stored > 0 {
+			found = append(found, fmt.Sprintf("%d of %d stored pages are not what was sealed or cannot be read", stored, r.PagesChecked))
+		}
+		if v.stale > 0 {
+			found = append(found, fmt.Sprintf("%d pages are zero and hold something else", v.stale))
+		}
+		return fmt.Errorf("%s: %w: %s; the first is %s", r.Image, mappedram.ErrDamaged, strings.Join(found, ", "), r.BadPages[0])
 	case !r.Sealed:
 		return fmt.Errorf("%s: %w, so its pages cannot be checked; headers, bitmaps and device state are well-formed (ramjet seal adds a seal)", r.Image, seal.ErrNoSeal)
 	}

@@ -17,7 +17,8 @@ func (a *app) verify() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [flags] IMAGE...",
 		Short: "Check every page of images",
-		Long: `Check each IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself.
+		Long: `Check each IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself;
+and that pages which are not stored, and so are zero, are holes or zeros in the file. The base of a diff is checked too.
 
 Pages that are not what was sealed are listed with their block and their offset in the file. The exit status is 0 if all
 is well and 3 if anything is damaged. An image without a seal has nothing to check its pages against: then headers,
@@ -46,6 +47,7 @@ Of several images each is checked, whatever is wrong with the others; with --jso
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
 	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
@@ -57,11 +59,14 @@ const shownBadPages = 20
 
 // verified says a result to a person: nothing of what the error says.
 func verified(r *snapshot.VerifyResult) string {
+	var s strings.Builder
 	if r.OK {
-		return fmt.Sprintf("%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",
+		fmt.Fprintf(&s, "%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",
 			r.Image, r.PagesChecked, size(r.BytesChecked), size(int64(r.BytesPerSecond)), r.IO, r.Channels)
 	}
-	var s strings.Builder
+	if r.PagesStale > 0 {
+		fmt.Fprintf(&s, "%d pages of %s are zero and hold something else, as QEMU leaves them: a restore makes them zero\n", r.PagesStale, r.Image)
+	}
 	for _, d := range r.Damage {
 		fmt.Fprintf(&s, "damaged: %s\n", d)
 	}
@@ -71,6 +76,9 @@ func verified(r *snapshot.VerifyResult) string {
 			break
 		}
 		fmt.Fprintf(&s, "damaged: %s\n", p)
+	}
+	if r.Base != nil {
+		s.WriteString(verified(r.Base))
 	}
 	return s.String()
 }

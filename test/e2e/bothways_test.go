@@ -15,6 +15,7 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -80,26 +81,46 @@ func TestRestoresStock(t *testing.T) {
 	t.Run("stale", func(t *testing.T) { stale(t, v) })
 }
 
-// stale fabricates what a live save may leave: bytes of a page in the file whose bit is clear, because it became zero. They
-// must not come back.
+// stale puts bytes into places of pages that are zero, as a live save of QEMU's may leave and as whoever writes into a
+// file's holes does. They must not come back, whoever wrote the image.
 func stale(t *testing.T, v *vm.VM) {
+	dir := directory(t)
+	qemus, ramjets := filepath.Join(dir, "qemu"), filepath.Join(dir, "ramjet")
 	do(t, v.Cont())
 	before := look(t, v, false)
-	image := filepath.Join(directory(t), "image")
 	do(t, v.Stop())
-	migrate(t, v, image, ways{})
+	save(t, v, ramjets)
+	migrate(t, v, qemus, ways{})
 	do(t, v.Cont())
+	n := int64(0)
+	for _, image := range []string{qemus, ramjets} {
+		n = fillHoles(t, v, image)
+		for _, mode := range []string{"instant", "eager"} {
+			dir, _ := bring(t, v, false, image, "--mode", mode)
+			wokenUp(t, sleeping(t, dir), before, before)
+		}
+	}
+	must[struct{}](t, "seal", qemus)
+	if r := must[snapshot.VerifyResult](t, "verify", qemus); r.PagesStale != n {
+		t.Errorf("%d pages are stale, want %d", r.PagesStale, n)
+	}
+	dir, _ = bring(t, v, false, qemus)
+	wokenUp(t, sleeping(t, dir), before, before)
+	refused(t, 3, []string{fmt.Sprintf("%d pages are zero and hold something else", n)}, "verify", ramjets)
+	dir = t.TempDir()
+	refused(t, 3, []string{"hold something else"}, append([]string{"restore", "--detach", "--verify", ramjets, "--", v.Program}, v.ArgsIn(dir)...)...)
+}
+
+// fillHoles writes into the places of pages that an image does not store, and returns how many those are.
+func fillHoles(t *testing.T, v *vm.VM, image string) (written int64) {
+	t.Helper()
 	f, err := os.OpenFile(image, os.O_RDWR, 0)
 	do(t, err)
 	defer f.Close()
-	st, err := f.Stat()
-	do(t, err)
-	m, err := mappedram.Open(f, st.Size())
-	do(t, err)
+	m := open(t, image)
 	stored, err := m.Bitmap(m.Index("ram0"))
 	do(t, err)
 	ram := m.Blocks[m.Index("ram0")]
-	written := 0
 	for page := 1000; page < 2500; page++ {
 		at, err := v.Where(page)
 		do(t, err)
@@ -113,13 +134,7 @@ func stale(t *testing.T, v *vm.VM) {
 	if written < 1000 {
 		t.Fatalf("only %d zero pages were found", written)
 	}
-	for _, mode := range []string{"instant", "eager"} {
-		dir, _ := bring(t, v, false, image, "--mode", mode)
-		wokenUp(t, sleeping(t, dir), before, before)
-	}
-	must[struct{}](t, "seal", image)
-	dir, _ := bring(t, v, false, image)
-	wokenUp(t, sleeping(t, dir), before, before)
+	return written
 }
 
 // TestFirmware restores an image in which a page of the flash is zero that is not so in the file which the loading QEMU
