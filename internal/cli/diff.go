@@ -54,11 +54,11 @@ func differing(r *snapshot.DiffResult, ranges bool) string {
 	how := func(i snapshot.DiffImage) string {
 		return map[bool]string{true: "by the sums in its seal", false: "read, it has no seal"}[i.Sums]
 	}
-	fmt.Fprintf(&s, "a: %s (%s)\nb: %s (%s)\n", r.A.Image, how(r.A), r.B.Image, how(r.B))
+	sayf(&s, "a: %s (%s)\nb: %s (%s)\n", r.A.Image, how(r.A), r.B.Image, how(r.B))
 	if r.A.Machine != r.B.Machine {
-		fmt.Fprintf(&s, "machines differ: %s and %s\n", r.A.Machine, r.B.Machine)
+		sayf(&s, "machines differ: %s and %s\n", r.A.Machine, r.B.Machine)
 	}
-	fmt.Fprintf(&s, "%d of %d pages differ (%s, %s), the device state %s\n\n", r.PagesDiffer, r.PagesTotal,
+	sayf(&s, "%d of %d pages differ (%s, %s), the device state %s\n\n", r.PagesDiffer, r.PagesTotal,
 		percent(r.PagesDiffer, r.PagesTotal), size(r.BytesDiffer), map[bool]string{true: "differs", false: "is the same"}[r.DevicesDiffer])
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "pages\tdiffer\t\t  block\n")
@@ -71,16 +71,16 @@ func differing(r *snapshot.DiffResult, ranges bool) string {
 		if b.OnlyIn != "" {
 			only = " (only in " + b.OnlyIn + ")"
 		}
-		fmt.Fprintf(w, "%d\t%d\t%s\t  %s%s\n", b.PagesTotal, b.PagesDiffer, percent(b.PagesDiffer, b.PagesTotal), b.Name, only)
+		sayf(w, "%d\t%d\t%s\t  %s%s\n", b.PagesTotal, b.PagesDiffer, percent(b.PagesDiffer, b.PagesTotal), b.Name, only)
 	}
 	w.Flush()
 	if ranges {
 		s.WriteString("\nfirst page, number of pages, block:\n")
 		for _, g := range r.Ranges {
-			fmt.Fprintf(&s, "%d %d %s\n", g.First, g.Pages, g.Block)
+			sayf(&s, "%d %d %s\n", g.First, g.Pages, g.Block)
 		}
 		if !r.RangesComplete {
-			fmt.Fprintf(&s, "and more: these are the first %d ranges\n", len(r.Ranges))
+			sayf(&s, "and more: these are the first %d ranges\n", len(r.Ranges))
 		}
 	}
 	return s.String()

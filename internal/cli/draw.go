@@ -29,7 +29,7 @@ func drawMap(m *snapshot.Map, width int) string {
 	cols := drawingWidth(width)
 	var kinds snapshot.Cell
 	for _, b := range m.Blocks {
-		fmt.Fprintf(&s, "%s (%s)\n", b.Name, size(b.Pages*4096))
+		sayf(&s, "%s (%s)\n", b.Name, size(b.Pages*4096))
 		for at := 0; at < len(b.Cells); at += cols {
 			fmt.Fprintf(&s, "%*s ", margin-1, size(int64(at)*m.PagesPerCell*4096))
 			for _, c := range b.Cells[at:min(at+cols, len(b.Cells))] {

@@ -132,18 +132,18 @@ func readRecipients(keys, files []string) (all []age.Recipient, err error) {
 // exported says a result to a person.
 func exported(r *snapshot.ExportResult) string {
 	var s strings.Builder
-	fmt.Fprintf(&s, "exported %s to %s (%s)\n", r.Image, r.Out, r.Format)
+	sayf(&s, "exported %s to %s (%s)\n", r.Image, r.Out, r.Format)
 	for _, g := range r.Segments {
-		fmt.Fprintf(&s, "  physical %#011x, %s: %s from %#x on\n", g.Address, size(g.Length), g.Block, g.Offset)
+		sayf(&s, "  physical %#011x, %s: %s from %#x on\n", g.Address, size(g.Length), g.Block, g.Offset)
 	}
 	if r.Format == snapshot.ExportELF {
-		fmt.Fprintf(&s, "  registers of %d processors\n", r.CPUs)
+		sayf(&s, "  registers of %d processors\n", r.CPUs)
 	}
 	if r.ID != "" {
-		fmt.Fprintf(&s, "  id %s\n", r.ID)
+		sayf(&s, "  id %s\n", r.ID)
 	}
 	if len(r.LeftOut) > 0 {
-		fmt.Fprintf(&s, "  not in it: %s\n", strings.Join(r.LeftOut, ", "))
+		sayf(&s, "  not in it: %s\n", strings.Join(r.LeftOut, ", "))
 	}
 	return s.String()
 }

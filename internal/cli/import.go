@@ -74,5 +74,5 @@ func imported(r *snapshot.ImportResult) string {
 	if r.DroppedCommandLine {
 		dropped = "; without the recorded command line (--keep-command-line keeps it)"
 	}
-	return fmt.Sprintf("imported %s: id %s, %d of %d pages stored (%s)%s\n", r.Image, cmp.Or(r.ID, "none"), r.PagesStored, r.PagesTotal, size(r.BytesStored), dropped)
+	return saidf("imported %s: id %s, %d of %d pages stored (%s)%s\n", r.Image, cmp.Or(r.ID, "none"), r.PagesStored, r.PagesTotal, size(r.BytesStored), dropped)
 }

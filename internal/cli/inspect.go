@@ -66,7 +66,7 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
 func inspected(path string, r *snapshot.InspectResult) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
-	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, saidf(format, args...)) }
 	line("image", "%s", path)
 	line("format", "%s", written(r))
 	if r.Libvirt != nil {
@@ -176,10 +176,10 @@ func blockTable(s *strings.Builder, r *snapshot.InspectResult) {
 			break
 		}
 		if b.Ignored {
-			fmt.Fprintf(w, "%s\t%d\tshared, not in the image\t\t\t\t  %s\n", size(b.Length), b.PagesTotal, b.Name)
+			sayf(w, "%s\t%d\tshared, not in the image\t\t\t\t  %s\n", size(b.Length), b.PagesTotal, b.Name)
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%d\t%d\t  %s\n", size(b.Length), b.PagesTotal, b.PagesStored, percent(b.PagesStored, b.PagesTotal), b.BitmapOffset, b.PagesOffset, b.Name)
+		sayf(w, "%s\t%d\t%d\t%s\t%d\t%d\t  %s\n", size(b.Length), b.PagesTotal, b.PagesStored, percent(b.PagesStored, b.PagesTotal), b.BitmapOffset, b.PagesOffset, b.Name)
 	}
 	w.Flush()
 }
@@ -194,13 +194,13 @@ func deviceList(s *strings.Builder, r *snapshot.InspectResult) {
 		s.WriteString("device state:\n")
 	}
 	for _, d := range r.Devices {
-		fmt.Fprintf(s, "%s (instance %d, version %d, %d bytes)\n", d.Name, d.Instance, d.Version, d.Bytes)
+		sayf(s, "%s (instance %d, version %d, %d bytes)\n", d.Name, d.Instance, d.Version, d.Bytes)
 		for _, f := range d.Fields {
 			v := f.Value
 			if len(v) > shownValue {
 				v = v[:shownValue] + "..."
 			}
-			fmt.Fprintf(s, "    %s %s = %s\n", f.Path, f.Type, v)
+			sayf(s, "    %s %s = %s\n", f.Path, f.Type, v)
 		}
 	}
 }

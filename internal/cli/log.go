@@ -34,9 +34,9 @@ func (a *app) event(s string, attrs ...any) {
 	switch {
 	case !a.logging():
 	case a.logFormat == "":
-		fmt.Fprintf(a.err, "ramjet: %s\n", oneLine(s))
+		fmt.Fprintf(a.err, "ramjet: %s\n", printable(oneLine(s)))
 	default:
-		a.logger().Info(oneLine(s), attrs...)
+		a.logger().Info(printable(oneLine(s)), printables(attrs)...)
 	}
 }
 

@@ -105,9 +105,9 @@ func (a *app) scrub(ctx context.Context, vm *snapshot.VM) {
 	case err == nil:
 		fmt.Fprintf(a.err, "ramjet: scrub: %s", verified(r))
 	case r != nil && len(r.BadPages)+len(r.Damage) > 0:
-		fmt.Fprintf(a.err, "ramjet: scrub: the VM runs from a damaged image: %s\n%s", oneLine(err.Error()), verified(r))
+		fmt.Fprintf(a.err, "ramjet: scrub: the VM runs from a damaged image: %s\n%s", printable(oneLine(err.Error())), verified(r))
 	case ctx.Err() == nil:
-		fmt.Fprintf(a.err, "ramjet: scrub: %s\n", oneLine(err.Error()))
+		fmt.Fprintf(a.err, "ramjet: scrub: %s\n", printable(oneLine(err.Error())))
 	}
 }
 
@@ -124,17 +124,5 @@ func restored(r snapshot.RestoreResult) string {
 	if r.Mode == snapshot.Instant && r.ResidentSeconds > 0 {
 		resident = fmt.Sprintf(", all of its memory resident after %s", seconds(r.ResidentSeconds))
 	}
-	return fmt.Sprintf("running after %s (%s)%s: pid %d, monitor %s\n", seconds(r.RunningSeconds), r.Mode, resident, r.PID, r.QMP)
-}
-
-// shellQuote writes words so that a shell reads them as they are.
-func shellQuote(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = w
-		if w == "" || strings.ContainsAny(w, " \t\n\"'\\$`*?[]{}()<>|&;#~!") {
-			quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-	}
-	return strings.Join(quoted, " ")
+	return saidf("running after %s (%s)%s: pid %d, monitor %s\n", seconds(r.RunningSeconds), r.Mode, resident, r.PID, r.QMP)
 }

@@ -20,10 +20,10 @@ func (a *app) print(result any, text string) error {
 		if err != nil {
 			return err
 		}
-		text = string(b) + "\n"
+		text = printableJSON(b) + "\n"
 	}
 	a.printed = true
-	_, err := io.WriteString(a.out, text)
+	_, err := io.WriteString(a.out, printableLines(text))
 	return err
 }
 
@@ -75,7 +75,7 @@ func (a *app) status(err error) int {
 		fmt.Fprintf(a.err, "ramjet: %s\n", f.Error)
 	}
 	if a.json && !a.printed {
-		fmt.Fprintf(a.out, "%s\n", f.within(a.partial))
+		fmt.Fprintf(a.out, "%s\n", printableJSON(f.within(a.partial)))
 	}
 	return f.Status
 }
@@ -84,7 +84,7 @@ func (a *app) status(err error) int {
 func failed(err error) failure {
 	var usage usageError
 	var reported errReported
-	f := failure{oneLine(err.Error()), exitFailed}
+	f := failure{printable(oneLine(err.Error())), exitFailed}
 	switch {
 	case errors.As(err, &reported):
 		f.Status = reported.status
@@ -153,7 +153,7 @@ func (a *app) eachImage(ctx context.Context, images []string, one func(image str
 // imageResult prints one of several results for people, or makes the entry for the list of --json.
 func (a *app) imageResult(image string, result any, text string, err error) (json.RawMessage, error) {
 	if !a.json {
-		_, e := io.WriteString(a.out, text)
+		_, e := io.WriteString(a.out, printableLines(text))
 		return nil, errors.Join(err, e)
 	}
 	if result == nil {

@@ -3,7 +3,6 @@
 package cli
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -61,21 +60,21 @@ const shownBadPages = 20
 func verified(r *snapshot.VerifyResult) string {
 	var s strings.Builder
 	if r.OK {
-		fmt.Fprintf(&s, "%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",
+		sayf(&s, "%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",
 			r.Image, r.PagesChecked, size(r.BytesChecked), size(int64(r.BytesPerSecond)), r.IO, r.Channels)
 	}
 	if r.PagesStale > 0 {
-		fmt.Fprintf(&s, "%d pages of %s are zero and hold something else, as QEMU leaves them: a restore makes them zero\n", r.PagesStale, r.Image)
+		sayf(&s, "%d pages of %s are zero and hold something else, as QEMU leaves them: a restore makes them zero\n", r.PagesStale, r.Image)
 	}
 	for _, d := range r.Damage {
-		fmt.Fprintf(&s, "damaged: %s\n", d)
+		sayf(&s, "damaged: %s\n", d)
 	}
 	for i, p := range r.BadPages {
 		if i == shownBadPages {
-			fmt.Fprintf(&s, "damaged: %d more pages\n", r.PagesBad-shownBadPages)
+			sayf(&s, "damaged: %d more pages\n", r.PagesBad-shownBadPages)
 			break
 		}
-		fmt.Fprintf(&s, "damaged: %s\n", p)
+		sayf(&s, "damaged: %s\n", p)
 	}
 	if r.Base != nil {
 		s.WriteString(verified(r.Base))
