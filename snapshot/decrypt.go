@@ -24,18 +24,20 @@ const maxTarEnd = 1 << 20
 
 // decrypted makes the image that Export encrypted.
 func (i *importing) decrypted(ctx context.Context, began time.Time) (*ImportResult, error) {
-	if st, err := os.Stat(i.Dir); err == nil && st.IsDir() {
-		return nil, fmt.Errorf("%s is a directory, and not encrypted: leave --identity out", i.Dir)
+	from := i.From
+	if from == nil {
+		f, err := openEncrypted(i.Dir)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		from = f
 	}
-	f, err := openEncrypted(i.Dir)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+	var err error
 	if i.target, err = newTarget(i.Image, i.Force); err != nil {
 		return nil, err
 	}
-	if err := i.decrypt(ctx, f); err != nil {
+	if err := i.decrypt(ctx, from); err != nil {
 		return nil, fmt.Errorf("%s: %w", i.Dir, err)
 	}
 	if _, err := i.target.Publish(false); err != nil {
@@ -46,6 +48,9 @@ func (i *importing) decrypted(ctx context.Context, began time.Time) (*ImportResu
 }
 
 func openEncrypted(path string) (*os.File, error) {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return nil, fmt.Errorf("%s is a directory, and not encrypted: leave --identity out", path)
+	}
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("there is no file %s", path)

@@ -41,9 +41,15 @@ func (e *export) encrypted(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if e.To != nil {
+		to := &counted{w: e.To}
+		err := e.encrypt(ctx, to, st.Size(), extents)
+		e.result.Files = append(e.result.Files, ExportFile{Path: e.Out, Bytes: to.n})
+		return err
+	}
 	var written int64
 	err = e.file(e.Out, "", 0, func(f *directio.File) error {
-		if err := e.encrypt(ctx, f, st.Size(), extents); err != nil {
+		if err := e.encrypt(ctx, io.NewOffsetWriter(f, 0), st.Size(), extents); err != nil {
 			return err
 		}
 		made, err := f.Stat()
@@ -59,9 +65,21 @@ func (e *export) encrypted(ctx context.Context) error {
 	return nil
 }
 
-// encrypt writes these parts of the image to f.
-func (e *export) encrypt(ctx context.Context, f *directio.File, size int64, extents []extent) error {
-	out := bufio.NewWriterSize(io.NewOffsetWriter(f, 0), copyUnit)
+// counted is a writer that counts its bytes.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// encrypt writes these parts of the image to a writer.
+func (e *export) encrypt(ctx context.Context, to io.Writer, size int64, extents []extent) error {
+	out := bufio.NewWriterSize(to, copyUnit)
 	w, err := age.Encrypt(out, e.Recipients...)
 	if err != nil {
 		return err

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"filippo.io/age"
@@ -33,7 +35,8 @@ const (
 // ExportOptions are what Export can be told. Image, Out and Format are required.
 type ExportOptions struct {
 	Image  string
-	Out    string // a file; with ExportRaw a directory to be made, unless Block is given
+	Out    string    // a file; with ExportRaw a directory to be made, unless Block is given
+	To     io.Writer // where the file goes, if it is to have no name; Out is then only what messages call it
 	Format ExportFormat
 	Block  string   // ExportRaw: only this one, into the file Out
 	Memory []string // ExportELF: the main memory's blocks, in the order of addresses, where the image does not say
@@ -210,6 +213,9 @@ func (e *export) physical() ([]qemu.PhysicalRange, error) {
 
 // file makes one file of that size, durably and under its name only when write has succeeded.
 func (e *export) file(path, block string, size int64, write func(*directio.File) error) error {
+	if e.To != nil {
+		return e.pass(block, size, write)
+	}
 	t, err := newTarget(path, e.Force)
 	if err != nil {
 		return err
@@ -224,6 +230,39 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 	e.result.Files = append(e.result.Files, ExportFile{path, block, size})
 	_, err = t.Publish(false)
 	return err
+}
+
+// pass makes the file without a name, where temporary files are, and gives it to e.To when it is whole: pages come in no order.
+func (e *export) pass(block string, size int64, write func(*directio.File) error) error {
+	scratch, err := scratch(os.TempDir())
+	if err != nil {
+		return err
+	}
+	f, err := directio.NewFile(scratch)
+	if err != nil {
+		return errors.Join(err, scratch.Close())
+	}
+	defer f.Close()
+	if err := errors.Join(f.Truncate(size), write(f)); err != nil {
+		return err
+	}
+	st, err := f.Stat()
+	if err == nil {
+		_, err = io.Copy(e.To, io.NewSectionReader(f, 0, st.Size()))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Out, err)
+	}
+	e.result.Files = append(e.result.Files, ExportFile{e.Out, block, st.Size()})
+	return nil
+}
+
+// scratchDir is where files go that are needed until the export is done.
+func (e *export) scratchDir() string {
+	if e.To != nil {
+		return os.TempDir()
+	}
+	return filepath.Dir(e.Out)
 }
 
 // copy gives put the pages of blocks that are not zero, some neighbouring ones at a time, from several goroutines, each

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
@@ -85,7 +84,7 @@ func (e *export) writer() (*image.Writer, error) {
 	if w.Description, err = e.image.Description(); err != nil {
 		return nil, err
 	}
-	f, err := scratch(filepath.Dir(e.Out))
+	f, err := scratch(e.scratchDir())
 	if err != nil {
 		return nil, err
 	}

@@ -25,10 +25,11 @@ import (
 
 // ImportOptions are what Import can be told. Dir and Image are required.
 type ImportOptions struct {
-	Dir      string // where the manifest image.json is; with Identities the encrypted file
-	Image    string // to be made
-	Force    bool   // replace an existing image
-	Channels int    // 1 to 255; 0: chosen
+	Dir      string    // where the manifest image.json is; with Identities the encrypted file
+	From     io.Reader // with Identities: the encrypted file, if it has no name; Dir is then only what messages call it
+	Image    string    // to be made
+	Force    bool      // replace an existing image
+	Channels int       // 1 to 255; 0: chosen
 	Direct   directio.Mode
 
 	Identities []age.Identity // keys, one of which decrypts Dir

@@ -41,6 +41,7 @@ const (
 
 // app is what all commands share.
 type app struct {
+	in       io.Reader
 	out, err io.Writer
 	json     bool
 	verbose  bool
@@ -68,13 +69,13 @@ type exitStatus int
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 // Main runs the command line and returns the exit status.
-func Main(args []string, _ io.Reader, out, stderr io.Writer) int {
+func Main(args []string, in io.Reader, out, stderr io.Writer) int {
 	overcommit()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	a := &app{out: out, err: stderr}
+	a := &app{in: in, out: out, err: stderr}
 	go func() {
 		<-signals
 		cancel(errInterrupted)

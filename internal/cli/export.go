@@ -37,12 +37,16 @@ age   OUT becomes the image's file as it is, encrypted for the owners of the key
       (--format is not needed with them). ramjet import --identity makes the image of it again. A diff stays
       a diff: its base is not in OUT. The format is a sparse tar archive, encrypted with age (age-encryption.org).
 
+OUT may be -, standard output, where it is one file. With age nothing is kept on the way; the other forms are written to a file
+without a name in TMPDIR first, and passed on when they are whole.
+
 Pages of a sealed image are checked as they are read, for age before. A diff is exported together with its base, but for age.`,
 		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core
   ramjet export --format raw vm1.img vm1.d && ramjet import vm1.d again.img
   ramjet export --format raw --block pc.ram vm1.img pc.ram
   ramjet export --format flat diff.img whole.img
-  ramjet export --recipient age1s4lgdsf5pg2v3qzdq8gt2g07qwvwfnstjznesy7a2t3qmrnq758qe58pfm vm1.img vm1.img.age`,
+  ramjet export --recipient age1s4lgdsf5pg2v3qzdq8gt2g07qwvwfnstjznesy7a2t3qmrnq758qe58pfm vm1.img vm1.img.age
+  ramjet export --recipients-file us.txt vm1.img - | ssh host2 ramjet import --identity key.txt - vm1.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
@@ -61,11 +65,17 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 				return err
 			}
 			o.Image, o.Out = args[0], args[1]
+			if err := a.standardOutput(&o); err != nil {
+				return usageError{err}
+			}
 			done := a.show(&o.Progress)
 			r, err := snapshot.Export(c.Context(), o)
 			done()
 			if err != nil {
 				return err
+			}
+			if o.To != nil {
+				return nil
 			}
 			return a.print(r, exported(r))
 		},
@@ -90,6 +100,29 @@ type exportFormat string
 
 // Set makes an exportFormat usable as a flag.
 func (e *exportFormat) Set(s string) error { *e = exportFormat(s); return nil }
+
+// standard, as a file's name, stands for standard input or output.
+const standard = "-"
+
+// standardOutput has the export written to standard output if OUT says so, where it can be.
+func (a *app) standardOutput(o *snapshot.ExportOptions) error {
+	switch {
+	case o.Image == standard:
+		return errors.New("IMAGE is read at many places at once, which standard input is not: name its file")
+	case o.Out != standard:
+		return nil
+	case o.Format == snapshot.ExportRaw && o.Block == "":
+		return errors.New("with --format raw OUT is a directory, and standard output is none: name it, or one block of it with --block")
+	case o.Force:
+		return errors.New("--force has nothing to replace where OUT is standard output: leave it out")
+	case a.json:
+		return errors.New("--json prints to standard output, which is where OUT goes: leave one of the two out")
+	case isTerminal(a.out):
+		return errors.New("standard output is a terminal: pipe it into a program, or send it to a file with >")
+	}
+	o.Out, o.To = "standard output", a.out
+	return nil
+}
 
 // fitting tells whether the flags go together; secret: there are recipients.
 func fitting(o *snapshot.ExportOptions, secret bool) error {

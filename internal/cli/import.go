@@ -4,6 +4,7 @@ package cli
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -28,7 +29,7 @@ image.json beside it. In that:
 machine is QEMU's machine type with its version. blocks are all of "info ramblock" that have a name, in its order, with
 their used length. The device state is what QEMU's command xen-save-devices-state writes.
 
-With --identity IMAGE is made of FILE, which ramjet export --format age encrypted. Anybody may encrypt for a recipient; what proves
+With --identity IMAGE is made of FILE, which ramjet export --format age encrypted; - is standard input. Anybody may encrypt for a recipient; what proves
 an image is its id. --channels and --direct-io do nothing then.
 
 How the VM was started is not taken over, since a restore would run it: give QEMU's arguments to ramjet restore. With
@@ -49,6 +50,14 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 				o.Identities = append(o.Identities, keys...)
 			}
 			o.Dir, o.Image = args[0], args[1]
+			switch {
+			case o.Image == standard:
+				return usageError{errors.New("IMAGE is made and named when it is whole, which standard output cannot be: name its file")}
+			case o.Dir == standard && len(o.Identities) == 0:
+				return usageError{errors.New("standard input can be what ramjet export encrypted, not a directory: give --identity FILE with it")}
+			case o.Dir == standard:
+				o.Dir, o.From = "standard input", a.in
+			}
 			done := a.show(&o.Progress)
 			r, err := snapshot.Import(c.Context(), o)
 			done()
