@@ -46,7 +46,7 @@ var ErrSealed = errors.New("the image is sealed already")
 
 // Seal adds a seal to an image that QEMU or libvirt wrote, in place: it is appended behind the stream's end, where QEMU
 // does not look, and counts only when its footer, which is written last, is there. Not a byte that was in the file
-// changes, so a VM may run from the image meanwhile. If it fails the file is cut back to what it was; if it
+// changes, so a VM may run from the image meanwhile. If it fails what it wrote is cut off again; if it
 // is killed, or the power fails, the image can be sealed again.
 func Seal(ctx context.Context, o SealOptions) (*SealResult, error) {
 	if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
@@ -169,34 +169,47 @@ func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
 	return nil
 }
 
-// append writes the seal, durably, or leaves the file as long as its stream.
+// append writes the seal, durably, or takes away what it wrote of it. What somebody else wrote behind the stream meanwhile is not
+// touched.
 func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *migration.Sums) (id seal.ID, end int64, err error) {
 	start := s.image.StreamEnd
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, s.file.Truncate(start))
-		}
-	}()
 	if err := s.unchanged(); err != nil {
 		return id, 0, err
 	}
-	// What an interrupted attempt left.
-	if err := s.file.Truncate(start); err != nil {
-		return id, 0, err
+	if s.was.Size() > start { // what an interrupted attempt left
+		if err := s.file.Truncate(start); err != nil {
+			return id, 0, err
+		}
 	}
 	w := &footerLast{file: s.file}
-	if id, err = image.Seal(w, start, m, stored, sums); err != nil {
-		return id, 0, err
+	if id, err = image.Seal(w, start, m, stored, sums); err == nil {
+		end, err = w.finish()
 	}
-	end, err = w.finish()
+	if err == nil {
+		err = s.endsAt(end)
+	}
+	if err != nil && w.end > start && s.endsAt(w.end) == nil {
+		err = errors.Join(err, s.file.Truncate(start))
+	}
 	return id, end, err
+}
+
+var errWritten = errors.New("somebody writes to it: try again when that has ended")
+
+// endsAt refuses a file in which somebody has written behind a seal that ends at end.
+func (s *sealing) endsAt(end int64) error {
+	now, err := s.file.Stat()
+	if err == nil && now.Size() > end {
+		err = errWritten
+	}
+	return err
 }
 
 // unchanged refuses a file that somebody has written to since we opened it.
 func (s *sealing) unchanged() error {
 	now, err := s.file.Stat()
 	if err == nil && (now.Size() != s.was.Size() || !now.ModTime().Equal(s.was.ModTime())) {
-		err = errors.New("somebody writes to it: try again when that has ended")
+		err = errWritten
 	}
 	return err
 }
@@ -208,6 +221,7 @@ type footerLast struct {
 	file *directio.File
 	held []byte // the last bytes so far, which are not in the file yet
 	at   int64  // where held goes
+	end  int64  // of what was written, or would have been if it had not failed; 0: nothing was
 }
 
 func (w *footerLast) WriteAt(p []byte, off int64) (int, error) {
@@ -217,7 +231,7 @@ func (w *footerLast) WriteAt(p []byte, off int64) (int, error) {
 	}
 	b := append(w.held, p...)
 	n := max(0, len(b)-seal.FooterSize)
-	if _, err := w.file.WriteAt(b[:n], w.at); err != nil {
+	if err := w.write(b[:n]); err != nil {
 		return 0, err
 	}
 	w.held, w.at = append(make([]byte, 0, len(b)-n), b[n:]...), w.at+int64(n)
@@ -232,8 +246,14 @@ func (w *footerLast) finish() (end int64, err error) {
 	if err := w.file.Sync(); err != nil {
 		return 0, err
 	}
-	if _, err := w.file.WriteAt(w.held, w.at); err != nil {
+	if err := w.write(w.held); err != nil {
 		return 0, err
 	}
-	return w.at + int64(len(w.held)), w.file.Sync()
+	return w.end, w.file.Sync()
+}
+
+func (w *footerLast) write(p []byte) error {
+	w.end = w.at + int64(len(p))
+	_, err := w.file.WriteAt(p, w.at)
+	return err
 }

@@ -3,12 +3,14 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -246,5 +248,59 @@ func TestSealRefuses(t *testing.T) {
 		if _, err := Seal(context.Background(), SealOptions{Image: filepath.Join(dir, path)}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", path, err)
 		}
+	}
+}
+
+// TestSealLeavesOthersBytes (issue 15, point 10) has another process append to the image while its pages are read, or while the seal is
+// written: sealing is refused, and what that process wrote is there.
+func TestSealLeavesOthersBytes(t *testing.T) {
+	for _, when := range []string{"reading", "writing", "the end"} {
+		t.Run(when, func(t *testing.T) {
+			path := smallImage().write(t)
+			before, err := os.ReadFile(path)
+			check(t, err)
+			others := bytes.Repeat([]byte("not Ramjet's"), 100_000)
+			write := sync.OnceFunc(func() {
+				f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+				check(t, err)
+				defer f.Close()
+				_, err = f.Write(others)
+				check(t, err)
+			})
+			syncs := 0
+			undo := directio.Inject(func(c *directio.Calls) {
+				pread, pwrite, fsync := c.Pread, c.Pwrite, c.Fsync
+				c.Pread = func(fd int, p []byte, off int64) (int, error) {
+					if when == "reading" {
+						write()
+					}
+					return pread(fd, p, off)
+				}
+				c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+					n, err := pwrite(fd, p, off)
+					if when == "writing" {
+						write()
+						return n, errors.Join(err, unix.EIO)
+					}
+					return n, err
+				}
+				c.Fsync = func(fd int) error {
+					if syncs++; syncs == 3 && when == "the end" {
+						write()
+					}
+					return fsync(fd)
+				}
+			})
+			defer undo()
+			_, err = Seal(context.Background(), SealOptions{Image: path})
+			after, errRead := os.ReadFile(path)
+			check(t, errRead)
+			if err == nil || when != "writing" && !strings.Contains(err.Error(), "somebody writes to it") {
+				t.Errorf("it says %v", err)
+			}
+			if !bytes.HasPrefix(after, before) || !bytes.HasSuffix(after, others) {
+				t.Errorf("the file has %d bytes, of which the image is %d, the other process's %d", len(after), len(before), len(others))
+			}
+		})
 	}
 }
