@@ -31,9 +31,10 @@ type InspectResult struct {
 	StoredBytes  int64          `json:"stored_bytes"` // of pages
 	Complete     bool           `json:"complete"`
 	Sealed       bool           `json:"sealed"`
-	ID           string         `json:"id"`      // "" if not sealed
-	Base         *seal.Base     `json:"base"`    // of a diff
-	Created      *time.Time     `json:"created"` // null if not sealed
+	ID           string         `json:"id"`        // "" if not sealed
+	Base         *seal.Base     `json:"base"`      // of a diff
+	NeededBy     []string       `json:"needed_by"` // diffs in the image's directory that build on it
+	Created      *time.Time     `json:"created"`   // null if not sealed
 	Blocks       []InspectBlock `json:"blocks"`
 	Devices      []Device       `json:"devices,omitempty"` // with DeviceState
 
@@ -76,6 +77,10 @@ func Inspect(o InspectOptions) (*InspectResult, error) {
 	}
 	if s := image.Seal; s != nil {
 		r.Sealed, r.ID, r.QEMUVersion, r.Base, r.Created, r.Seal = true, s.ID.String(), s.QEMUVersion, s.Base, &s.Created, &s.Metadata
+	}
+	r.NeededBy = []string{}
+	if image.Seal != nil && image.Seal.Base == nil {
+		r.NeededBy = dependents(o.Image, image.Seal.ID)
 	}
 	if err := r.inspect(image, o); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Image, err)

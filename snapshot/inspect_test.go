@@ -49,7 +49,7 @@ func TestInspect(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	want := strings.Fields("base blocks complete created devices file_bytes format id image machine qemu_version sealed stored_bytes stream_bytes stream_offset")
+	want := strings.Fields("base blocks complete created devices file_bytes format id image machine needed_by qemu_version sealed stored_bytes stream_bytes stream_offset")
 	if !slices.Equal(names, want) {
 		t.Errorf("fields %v, want %v", names, want)
 	}

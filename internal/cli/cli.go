@@ -141,7 +141,7 @@ func (a *app) root() *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("log-format", fixed("text", "json"))
 	flags.Var(&a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none")
 	_ = root.RegisterFlagCompletionFunc("progress", fixed("auto", "bar", "json", "none"))
-	root.AddCommand(a.save(), a.restore(), a.clone(), a.verify(), a.seal(), a.inspect(), a.diff(), a.export(), a.importImage(), a.serve(), a.version())
+	root.AddCommand(a.save(), a.restore(), a.clone(), a.verify(), a.seal(), a.inspect(), a.ls(), a.diff(), a.export(), a.importImage(), a.serve(), a.version())
 	root.SetHelpCommand(helpCommand(root))
 	completion(root)
 	return root

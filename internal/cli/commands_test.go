@@ -14,7 +14,7 @@ func TestCommands(t *testing.T) {
 	for _, c := range Command().Commands() {
 		names = append(names, c.Name())
 	}
-	want := []string{"clone", "completion", "diff", "export", "import", "inspect", "restore", "save", "seal", "serve", "verify", "version"}
+	want := []string{"clone", "completion", "diff", "export", "import", "inspect", "ls", "restore", "save", "seal", "serve", "verify", "version"}
 	if slices.Sort(names); !slices.Equal(names, want) {
 		t.Errorf("there are the commands\n%v, want\n%v", names, want)
 	}

@@ -85,6 +85,9 @@ func inspected(path string, r *snapshot.InspectResult) string {
 	if r.Base != nil {
 		line("base", "%s, %s when this was made", r.Base.ID, r.Base.Path)
 	}
+	if len(r.NeededBy) > 0 {
+		line("needed by", "%s", baseNames(r.NeededBy))
+	}
 	if !r.Complete {
 		line("incomplete", "%s", r.Incomplete)
 	}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+
+	"github.com/ramjet-vm/ramjet/snapshot"
+)
+
+func (a *app) ls() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls [flags] [DIR]",
+		Short: "List the images in a directory, and what hangs on which",
+		Long: `List the images in DIR, or here: the id, the VM's name, the size on the disk, the age, and for a diff its base.
+
+A diff cannot be restored without its base. The last column says which image a diff needs, or which diffs need this image:
+those are lost with it. Other files are not listed, nor are directories below. Images are files: rm deletes one.`,
+		Example: `  ramjet ls /var/lib/vms
+  ramjet ls --json /var/lib/vms | jq '.images[] | select(.needed_by == []) | .image'`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return exactly(1)(c, args)
+			}
+			return nil
+		},
+		RunE: func(_ *cobra.Command, args []string) error {
+			lean()
+			dir := "."
+			if len(args) > 0 {
+				dir = args[0]
+			}
+			r, err := snapshot.List(dir)
+			if err != nil {
+				return err
+			}
+			return a.print(r, listed(r))
+		},
+	}
+}
+
+// shownID is how much of an id is shown to people, in characters.
+const shownID = 12
+
+// listed says a result to a person.
+func listed(r *snapshot.ListResult) string {
+	var s strings.Builder
+	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
+	fmt.Fprint(w, "image\tid\tvm\tsize\tage\t\n")
+	for _, i := range r.Images {
+		if i.Error != "" {
+			fmt.Fprintf(w, "%s\t-\t-\t-\t-\t%s\n", filepath.Base(i.Image), strings.TrimPrefix(oneLine(i.Error), i.Image+": "))
+			continue
+		}
+		id := i.ID
+		if len(id) > shownID {
+			id = id[:shownID]
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", filepath.Base(i.Image), cmp.Or(id, "-"), cmp.Or(i.VM, "-"), size(i.Disk),
+			units.HumanDuration(time.Since(i.Created)), hangs(i))
+	}
+	w.Flush()
+	switch {
+	case len(r.Images) == 0 && r.Others == 0:
+		return "no images in " + r.Dir + "\n"
+	case len(r.Images) == 0:
+		return fmt.Sprintf("no images in %s (and %d other files)\n", r.Dir, r.Others)
+	}
+	return s.String()
+}
+
+// hangs says which image a listed one needs, which need it, and what is wrong with it.
+func hangs(i snapshot.ListedImage) string {
+	switch b := i.Base; {
+	case !i.Complete:
+		return "incomplete: the save was interrupted"
+	case b != nil && b.Found == "":
+		return fmt.Sprintf("diff: needs %s, which is not at %s", b.ID.String()[:shownID], b.Path)
+	case b != nil:
+		return "diff: needs " + b.Found
+	case len(i.NeededBy) > 0:
+		return "needed by " + baseNames(i.NeededBy)
+	case !i.Sealed:
+		return "no seal"
+	}
+	return ""
+}
+
+// baseNames are the names of files without their directories.
+func baseNames(paths []string) string {
+	names := make([]string, len(paths))
+	for i, p := range paths {
+		names[i] = filepath.Base(p)
+	}
+	return strings.Join(names, ", ")
+}
