@@ -6,11 +6,13 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // PageSize is the unit of everything here: guest pages are 4 KiB on x86, and
 // an alignment of 4 KiB satisfies the block sizes in use.
-const PageSize = 4096
+const PageSize = sys.PageSize
 
 // Alignment is what direct I/O on a file asks for, in bytes. Zero: unknown.
 type Alignment struct {

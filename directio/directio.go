@@ -43,7 +43,7 @@ type Path string
 func (p Path) Open(flags int) (*os.File, error) { return openAt(string(p), string(p), flags) }
 
 func openAt(path, name string, flags int) (*os.File, error) {
-	fd, err := sys.open(path, flags|unix.O_CLOEXEC, 0)
+	fd, err := open(path, flags|unix.O_CLOEXEC, 0)
 	if err != nil {
 		if flags&unix.O_DIRECT != 0 && errors.Is(err, unix.EINVAL) {
 			return nil, &os.PathError{Op: "open", Path: name, Err: ErrNoDirect}

@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // File moves whole extents between memory and one open file description.
@@ -96,7 +98,7 @@ func (f *File) failed(op string, off int64, n int, err error) error {
 
 // Sync makes everything written durable (fsync(2)).
 func (f *File) Sync() error {
-	if err := ignoringEINTR(func() error { return calls.Fsync(int(f.Fd())) }); err != nil {
+	if err := sys.Retry(func() error { return calls.Fsync(int(f.Fd())) }); err != nil {
 		return &os.PathError{Op: "fsync", Path: f.Name(), Err: err}
 	}
 	return nil
@@ -104,7 +106,7 @@ func (f *File) Sync() error {
 
 // Truncate sets the file's length; what is beyond it is gone, what is new is a hole.
 func (f *File) Truncate(size int64) error {
-	if err := ignoringEINTR(func() error { return calls.Ftruncate(int(f.Fd()), size) }); err != nil {
+	if err := sys.Retry(func() error { return calls.Ftruncate(int(f.Fd()), size) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("set the length %d of", size), Path: f.Name(), Err: err}
 	}
 	return nil
@@ -119,7 +121,7 @@ func (f *File) WantsRoom() bool {
 
 // Reserve finds room for [off, off+n), which reads as zeros until it is written (fallocate(2)). The file's length stays.
 func (f *File) Reserve(off, n int64) error {
-	if err := ignoringEINTR(func() error { return calls.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n) }); err != nil {
+	if err := sys.Retry(func() error { return calls.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("find room for %d bytes at %d of", n, off), Path: f.Name(), Err: err}
 	}
 	return nil
@@ -129,7 +131,7 @@ func (f *File) Reserve(off, n int64) error {
 // refuses it with EOPNOTSUPP.
 func (f *File) Punch(off, n int64) error {
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := ignoringEINTR(func() error { return calls.Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
+	if err := sys.Retry(func() error { return calls.Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("free %d bytes at %d of", n, off), Path: f.Name(), Err: err}
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // secret is the mode of files made here: guest memory is as secret as the guest.
@@ -26,7 +28,7 @@ func Create(path string) (*os.File, error) {
 }
 
 func create(path, name string, flags int) (*os.File, error) {
-	fd, err := sys.open(path, flags|unix.O_CLOEXEC, secret)
+	fd, err := open(path, flags|unix.O_CLOEXEC, secret)
 	if err != nil {
 		return nil, &os.PathError{Op: "create", Path: path, Err: err}
 	}
@@ -36,20 +38,20 @@ func create(path, name string, flags int) (*os.File, error) {
 // Link gives the file behind an open descriptor a name, another one if it has one. It replaces nothing (EEXIST). It needs /proc.
 func Link(f *os.File, path string) error {
 	from := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	return linked(f.Name(), path, ignoringEINTR(func() error { return calls.Link(from, path) }))
+	return linked(f.Name(), path, sys.Retry(func() error { return calls.Link(from, path) }))
 }
 
 // Rename gives a file another name, in place of what has it now.
 func Rename(from, to string) error {
-	return linked(from, to, ignoringEINTR(func() error { return calls.Rename(from, to, 0) }))
+	return linked(from, to, sys.Retry(func() error { return calls.Rename(from, to, 0) }))
 }
 
 // RenameNew is Rename for a name that nothing has (else EEXIST).
 func RenameNew(from, to string) error {
-	err := ignoringEINTR(func() error { return calls.Rename(from, to, unix.RENAME_NOREPLACE) })
+	err := sys.Retry(func() error { return calls.Rename(from, to, unix.RENAME_NOREPLACE) })
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		// NFS and some FUSE file systems know no flags; a link is refused over an existing name too.
-		if err = ignoringEINTR(func() error { return calls.Link(from, to) }); err == nil {
+		if err = sys.Retry(func() error { return calls.Link(from, to) }); err == nil {
 			return Remove(from)
 		}
 	}
@@ -65,7 +67,7 @@ func linked(from, to string, err error) error {
 
 // Remove takes a file's name away.
 func Remove(path string) error {
-	if err := ignoringEINTR(func() error { return calls.Unlink(path) }); err != nil {
+	if err := sys.Retry(func() error { return calls.Unlink(path) }); err != nil {
 		return &os.PathError{Op: "remove", Path: path, Err: err}
 	}
 	return nil

@@ -2,7 +2,11 @@
 
 package directio
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
+)
 
 // Calls are the system calls through which data, files and names change hands, as a
 // seam: a test replaces some of them to fail, to shorten or to delay, and so
@@ -50,20 +54,8 @@ func Inject(change func(*Calls)) (undo func()) {
 	return func() { calls = old }
 }
 
-type system struct{}
-
-var sys system
-
-// ignoringEINTR repeats a call that a signal interrupted before it did anything.
-func ignoringEINTR(f func() error) error {
-	for {
-		if err := f(); err != unix.EINTR {
-			return err
-		}
-	}
-}
-
-func (system) open(path string, flags int, mode uint32) (fd int, err error) {
-	err = ignoringEINTR(func() error { fd, err = calls.Open(path, flags, mode); return err })
+// open is open(2).
+func open(path string, flags int, mode uint32) (fd int, err error) {
+	err = sys.Retry(func() error { fd, err = calls.Open(path, flags, mode); return err })
 	return fd, err
 }

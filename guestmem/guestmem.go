@@ -18,10 +18,12 @@ package guestmem
 import (
 	"bytes"
 	"iter"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // PageSize is the unit of everything here, the guest page of x86.
-const PageSize = 4096
+const PageSize = sys.PageSize
 
 // Range is a part of a block: bytes [Start, End), multiples of PageSize.
 type Range struct{ Start, End int64 }

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // pagemap tells which pages of a process exist and whose they are.
@@ -109,7 +111,7 @@ func (p *pagemap) scan(addr uint64, r Range, w want) (found []Range, next int64,
 		categoryMask:      w.not,
 		categoryAnyOfMask: pageIsPresent | pageIsSwapped,
 	}
-	n, err := ignoringEINTR(func() (int, error) { return calls.Scan(int(p.f.Fd()), unsafe.Pointer(&arg)) })
+	n, err := sys.RetryValue(func() (int, error) { return calls.Scan(int(p.f.Fd()), unsafe.Pointer(&arg)) })
 	if err != nil {
 		return nil, 0, err
 	}
@@ -134,7 +136,7 @@ var errEnded = errors.New("the process has ended")
 // a reference to memory that is in use (pagemap_read: mmget_not_zero), so memory that is there afterwards was there during the scan.
 func (p *pagemap) stillThere(addr uint64) error {
 	var entry [8]byte
-	n, err := transfer(calls.Pread, int(p.f.Fd()), entry[:], int64(addr/PageSize*8))
+	n, err := sys.Whole(calls.Pread, int(p.f.Fd()), entry[:], int64(addr/PageSize*8))
 	if err == nil && n < len(entry) {
 		err = errEnded
 	}
@@ -154,7 +156,7 @@ func (p *pagemap) read(addr uint64, r Range, w want) (found []Range, next int64,
 	var entries [8192 * 8]byte
 	n := min(r.Len()/PageSize, int64(len(entries)/8))
 	at := int64((addr + uint64(r.Start)) / PageSize * 8)
-	if got, err := transfer(calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
+	if got, err := sys.Whole(calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
 		return nil, 0, err
 	} else if int64(got) < n*8 {
 		return nil, 0, errEnded

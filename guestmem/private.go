@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // private is anonymous memory of another process.
@@ -63,10 +65,9 @@ func (p *private) transfer(verb string, call vmCall, buf []byte, off int64) erro
 	for len(buf) > 0 {
 		local := []unix.Iovec{{Base: &buf[0]}}
 		local[0].SetLen(len(buf))
-		n, err := call(p.pid, local, []unix.RemoteIovec{{Base: uintptr(p.addr) + uintptr(off), Len: len(buf)}}, 0)
+		remote := []unix.RemoteIovec{{Base: uintptr(p.addr) + uintptr(off), Len: len(buf)}}
+		n, err := sys.RetryValue(func() (int, error) { return call(p.pid, local, remote, 0) })
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
 		case errors.Is(err, unix.ESRCH):
 			return fmt.Errorf("the process %d is gone", p.pid)
 		case err != nil:
@@ -90,7 +91,7 @@ func (p *private) pread(buf []byte, off int64) error {
 	if err := checkRange(buf, off, p.size); err != nil {
 		return err
 	}
-	n, err := transfer(calls.Pread, int(p.mem.Fd()), buf, int64(p.addr)+off)
+	n, err := sys.Whole(calls.Pread, int(p.mem.Fd()), buf, int64(p.addr)+off)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot read the memory of process %d at %#x: %w", p.pid, p.addr+uint64(off)+uint64(n), err)

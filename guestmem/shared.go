@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // shared is guest memory in a file. It is read by read(2), not through a mapping: setting up and tearing down page
@@ -47,7 +49,7 @@ func (s *shared) Write(p []byte, off int64) error {
 	if s.huge {
 		return s.writeMapped(p, s.offset+off)
 	}
-	n, err := transfer(calls.Pwrite, int(s.f.Fd()), p, s.offset+off)
+	n, err := sys.Whole(calls.Pwrite, int(s.f.Fd()), p, s.offset+off)
 	if err == nil && n < len(p) {
 		err = io.ErrShortWrite
 	}
@@ -80,7 +82,7 @@ func checkRange(p []byte, off, size int64) error {
 
 // readFile fills p. What is behind the file's end within its last page is zero, as it is in a mapping.
 func readFile(f *os.File, p []byte, at int64) error {
-	n, err := transfer(calls.Pread, int(f.Fd()), p, at)
+	n, err := sys.Whole(calls.Pread, int(f.Fd()), p, at)
 	if err == nil && n < len(p) {
 		if len(p)-n < PageSize {
 			clear(p[n:])
@@ -150,5 +152,5 @@ func dataEnd(f *os.File, data, end int64, tmpfs bool) (int64, error) {
 }
 
 func seek(fd int, off int64, whence int) (int64, error) {
-	return ignoringEINTR(func() (int64, error) { return calls.Seek(fd, off, whence) })
+	return sys.RetryValue(func() (int64, error) { return calls.Seek(fd, off, whence) })
 }

@@ -46,26 +46,3 @@ func Inject(change func(*Calls)) (undo func()) {
 	change(&calls)
 	return func() { calls = old }
 }
-
-// ignoringEINTR repeats a call that a signal interrupted before it did anything.
-func ignoringEINTR[T any](call func() (T, error)) (T, error) {
-	for {
-		v, err := call()
-		if err != unix.EINTR {
-			return v, err
-		}
-	}
-}
-
-// transfer calls pread(2) or pwrite(2) until all of p is moved, which either may end early, and returns how much it was. At
-// the end of the file it stops without an error.
-func transfer(call func(int, []byte, int64) (int, error), fd int, p []byte, at int64) (done int, err error) {
-	for done < len(p) {
-		n, err := ignoringEINTR(func() (int, error) { return call(fd, p[done:], at+int64(done)) })
-		if err != nil || n <= 0 {
-			return done, err
-		}
-		done += n
-	}
-	return done, nil
-}

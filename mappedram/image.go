@@ -3,10 +3,10 @@
 package mappedram
 
 import (
-	"errors"
 	"fmt"
 	"io"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -133,12 +133,12 @@ func (m *Image) read(at, n int64, what string) ([]byte, error) {
 
 // readAt reads all of b; the end of the file is an incomplete image.
 func readAt(r io.ReaderAt, b []byte, at int64) error {
-	n, err := r.ReadAt(b, at)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
+	n, ended, err := sys.ReadAll(r, b, at)
+	if ended {
 		return fmt.Errorf("%w: the file ends at offset %d", ErrIncomplete, at+int64(n))
 	}
-	return fmt.Errorf("cannot read the image at offset %d: %w", at, err)
+	if err != nil {
+		return fmt.Errorf("cannot read the image at offset %d: %w", at, err)
+	}
+	return nil
 }

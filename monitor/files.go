@@ -13,6 +13,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -43,18 +44,14 @@ func (n named) Open(flags int) (*os.File, error) {
 	if flags&unix.O_CREAT != 0 {
 		verb = "create"
 	}
-	for {
-		fd, err := unix.Open(string(n), flags|unix.O_CLOEXEC, 0o600)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), string(n)), nil
-		case err == unix.EINTR:
-			continue
-		case err == unix.EINVAL && flags&unix.O_DIRECT != 0:
-			return nil, fmt.Errorf("Could not %s '%s': filesystem does not support O_DIRECT", verb, string(n))
-		}
-		return nil, fmt.Errorf("Could not %s '%s': %s", verb, string(n), strerror(err))
+	fd, err := sys.RetryValue(func() (int, error) { return unix.Open(string(n), flags|unix.O_CLOEXEC, 0o600) })
+	switch {
+	case err == nil:
+		return os.NewFile(uintptr(fd), string(n)), nil
+	case err == unix.EINVAL && flags&unix.O_DIRECT != 0:
+		return nil, fmt.Errorf("Could not %s '%s': filesystem does not support O_DIRECT", verb, string(n))
 	}
+	return nil, fmt.Errorf("Could not %s '%s': %s", verb, string(n), strerror(err))
 }
 
 // Opened is the file of a migration.
@@ -150,11 +147,7 @@ func truncate(f *os.File, offset uint64) error {
 		return err
 	}
 	cerr := rc.Control(func(fd uintptr) {
-		for {
-			if err = unix.Ftruncate(int(fd), int64(offset)); err != unix.EINTR {
-				return
-			}
-		}
+		err = sys.Retry(func() error { return unix.Ftruncate(int(fd), int64(offset)) })
 	})
 	runtime.KeepAlive(f)
 	if err == nil {

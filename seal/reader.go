@@ -7,11 +7,12 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/zeebo/xxh3"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // Seal is the seal of an image. Its methods may be called from several goroutines at once if r.ReadAt may.
@@ -146,12 +147,12 @@ func (s *Seal) VerifySums() error {
 
 // readAt reads all of b. The end of the file inside a seal is damage; other errors are the disk's.
 func readAt(r io.ReaderAt, b []byte, at int64) error {
-	n, err := r.ReadAt(b, at)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
+	n, ended, err := sys.ReadAll(r, b, at)
+	if ended {
 		return fmt.Errorf("%w: the file ends at offset %d", ErrDamaged, at+int64(n))
 	}
-	return fmt.Errorf("cannot read the seal at offset %d: %w", at, err)
+	if err != nil {
+		return fmt.Errorf("cannot read the seal at offset %d: %w", at, err)
+	}
+	return nil
 }

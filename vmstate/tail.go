@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // Extent is a range of a file.
@@ -304,11 +306,8 @@ func checkEnd(r io.ReaderAt, from, at int64) error {
 
 // readAt reads all of b; the end of the file is a truncated stream.
 func readAt(r io.ReaderAt, b []byte, at int64) error {
-	n, err := r.ReadAt(b, at)
-	if n == len(b) {
-		return nil
-	}
-	if err == nil || errors.Is(err, io.EOF) {
+	n, ended, err := sys.ReadAll(r, b, at)
+	if ended {
 		return fmt.Errorf("%w: it ends at offset %d", ErrTruncated, at+int64(n))
 	}
 	return err
