@@ -23,6 +23,8 @@ type Guest interface {
 	Stop(ctx context.Context) error
 	// State returns the sections of the devices of the stopped guest (vmstate.DeviceSections).
 	State(ctx context.Context) ([]byte, error)
+	// Still returns an error if the guest's memory may have changed since Stop, so that what was written is worth nothing.
+	Still(ctx context.Context) error
 	// Done is called when the file is complete: the guest stays stopped, it has moved on.
 	Done(ctx context.Context) error
 	// Resume undoes Stop after a failure. It may be called without Stop, and with a context that nobody cancels.

@@ -62,7 +62,7 @@ func (t *transfer) plain(ctx context.Context, sections []byte) error {
 	if err := t.file.Sync(); err != nil {
 		return err
 	}
-	if err := t.commit(); err != nil {
+	if err := t.mayPublish(ctx); err != nil {
 		return err
 	}
 	magic := vmstate.Magic()

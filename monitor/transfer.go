@@ -131,7 +131,15 @@ func (t *transfer) pages(ctx context.Context, sections []byte) error {
 	t.mu.Lock()
 	t.stats.rest = t.besidesPages(end)
 	t.mu.Unlock()
-	return image.PublishInPlace(t.file, w, t.commit)
+	return image.PublishInPlace(t.file, w, func() error { return t.mayPublish(ctx) })
+}
+
+// mayPublish is asked when all but the file's first bytes is written: the guest has stood still, and nobody has cancelled.
+func (t *transfer) mayPublish(ctx context.Context) error {
+	if err := t.Guest.Still(ctx); err != nil {
+		return err
+	}
+	return t.commit()
 }
 
 // refresh begins again where the guest's memory is not made of the same blocks any more: firmware resizes ROMs, and

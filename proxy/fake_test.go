@@ -178,15 +178,23 @@ func (f *fake) right(r *qmp.Request) (any, error) {
 	case "migrate-set-parameters":
 		return nil, json.Unmarshal(r.Arguments(), &f.params)
 	case "stop":
-		f.status = "paused"
+		f.become("paused", "STOP")
 		return nil, nil
 	case "cont":
-		f.status = "running"
+		f.become("running", "RESUME")
 		return nil, nil
 	case "xen-save-devices-state":
 		return nil, f.devices(args.Filename)
 	}
 	return f.descriptors(r, args.Set)
+}
+
+// become changes its state, with the event that tells of it if it is another.
+func (f *fake) become(status, event string) {
+	if f.status != status {
+		f.server.Emit(qmp.Event{Name: event})
+	}
+	f.status = status
 }
 
 func (f *fake) descriptors(r *qmp.Request, set *int64) (any, error) {

@@ -211,7 +211,7 @@ func TestStoppedThenKilled(t *testing.T) {
 			want = "paused"
 		}
 		fr.vm.Close() // as the end of the process would
-		fr.guardian.Abandon(10 * time.Second)
+		fr.pause.Close()
 		if s := f.now(); s != want {
 			t.Errorf("the guest is %s, not %s", s, want)
 		}

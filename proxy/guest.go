@@ -5,7 +5,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -53,57 +52,28 @@ func (g guest) Running(ctx context.Context) (bool, error) {
 	return status == "running", err
 }
 
+// Stop stops the guest. It goes on as soon as ctx ends, whatever is waited for then.
 func (g guest) Stop(ctx context.Context) error {
-	status, err := g.vm.Status(ctx)
-	if err != nil {
-		return err
+	_, err := g.pause.Hold(ctx)
+	if errors.Is(err, qemu.ErrNoGuardian) {
+		return errors.New("the process that would let the guest go on if ramjet serve died is gone: start ramjet serve anew")
 	}
-	g.mu.Lock()
-	g.was = status
-	g.mu.Unlock()
-	if status != "running" {
-		return nil
-	}
-	if err := g.order(true); err != nil {
-		return errNoGuardian
-	}
-	return g.vm.Stop(ctx)
+	return err
 }
 
 func (g guest) State(ctx context.Context) ([]byte, error) {
-	g.mu.Lock()
-	was := g.was
-	g.mu.Unlock()
-	return g.vm.DeviceSections(ctx, g.state, was)
+	return g.vm.DeviceSections(ctx, g.state, g.pause.ImageState())
 }
 
+// Still returns an error if the guest did not stand still since Stop.
+func (g guest) Still(ctx context.Context) error { return g.pause.Check(ctx) }
+
+// Done leaves the guest as it stands, as after a migration by QEMU, until somebody says cont: it may live on elsewhere by now.
 func (g guest) Done(ctx context.Context) error {
-	status, err := g.vm.Status(ctx)
-	if err != nil {
+	if err := g.pause.Check(ctx); err != nil {
 		return err
 	}
-	if status == "running" {
-		return errors.New("somebody let the guest go on while it was being saved")
-	}
-	g.mu.Lock()
-	g.was, g.moved = "", true
-	g.mu.Unlock()
-	// As after a migration by QEMU the guest stands still until somebody says cont: it may live on elsewhere by now. A guardian
-	// that is gone will not let it go on either, and the image is complete.
-	_ = g.order(false)
-	return nil
+	return g.pause.End(qemu.ThenStay)
 }
 
-func (g guest) Resume(ctx context.Context) error {
-	g.mu.Lock()
-	was := g.was
-	g.was = ""
-	g.mu.Unlock()
-	if was != "running" {
-		return nil
-	}
-	if err := g.vm.Cont(ctx); err != nil {
-		return fmt.Errorf("cannot let the guest go on (send it \"cont\"): %w", err)
-	}
-	return g.order(false)
-}
+func (g guest) Resume(context.Context) error { return g.pause.End(qemu.ThenResume) }

@@ -61,15 +61,12 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.mu.Lock()
-	moved := p.moved
-	p.mu.Unlock()
 	switch {
 	case p.out.Active():
 		return nil, qmp.Errorf("There's a migration process in progress")
 	case p.refusedThere(ctx):
 		return p.migrateThere(ctx, r)
-	case moved:
+	case p.pause.State() == qemu.Left:
 		return nil, qmp.Errorf("Can't migrate the vm that was paused due to previous migration")
 	case a.Transport != "file" || !s.MappedRAM || args.Resume != nil && *args.Resume:
 		return p.migrateThere(ctx, r)
@@ -83,7 +80,14 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	if s.IgnoreShared || s.UUID {
 		return p.migrateChecked(ctx, r, a, s)
 	}
+	if err := p.pause.Claim(); err != nil {
+		p.sets.Close()
+		return nil, err
+	}
 	err = p.out.Start(ctx, a, s, r.HoldEvents)
+	if err != nil {
+		p.pause.Unclaim()
+	}
 	var no *qemu.Refusal
 	if errors.As(err, &no) {
 		return p.migrateChecked(ctx, r, a, s)

@@ -23,7 +23,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -36,19 +35,17 @@ import (
 
 // Proxy stands in front of one QEMU.
 type Proxy struct {
-	vm       *qemu.VM
-	state    *qemu.StateFile // for all migrations: a new one needs a path
-	guardian *qemu.Guardian
-	paths    bool
+	vm    *qemu.VM
+	state *qemu.StateFile // for all migrations: a new one needs a path
+	pause *qemu.Pause
+	paths bool
 
 	sets fdset.Sets // of the migration that is under way
 	out  *monitor.Outgoing
 
 	mu     sync.Mutex
-	ours   bool   // the last migration was done here
-	was    string // the guest's state before we stopped it, "" if we did not
-	moved  bool   // it stands still because a migration completed
-	filled bool   // a load that failed may have left pages behind
+	ours   bool // the last migration was done here
+	filled bool // a load that failed may have left pages behind
 }
 
 // Options are what a Proxy can be told.
@@ -78,7 +75,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 		return nil, err
 	}
 	p.out = &monitor.Outgoing{
-		Ended: func() { p.sets.Close() },
+		Ended: p.ended,
 		Guest: guest{p},
 		Files: monitor.Files{Sets: &p.sets, Paths: o.Paths},
 		Emit: func(name string, data any) {
@@ -99,18 +96,20 @@ func (p *Proxy) standBy(ctx context.Context) (err error) {
 	if p.state, err = p.vm.NewStateFile(ctx); err != nil {
 		return err
 	}
-	if p.guardian, err = p.vm.StartGuardian(); err == nil {
-		err = p.order(false)
+	p.pause = qemu.NewPause(p.vm)
+	if err = p.pause.Guard(); err == nil {
+		err = p.pause.Sets(p.state.Set())
 	}
 	if err != nil {
-		err = errors.Join(err, p.state.Close(ctx, p.vm))
+		err = errors.Join(err, p.pause.Close(), p.state.Close(ctx, p.vm))
 	}
 	return err
 }
 
-// order tells the guardian what to do if this process dies.
-func (p *Proxy) order(cont bool) error {
-	return p.guardian.Order(qemu.Orders{Cont: cont, Sets: []int64{p.state.Set()}})
+// ended gives back what a migration had.
+func (p *Proxy) ended() {
+	p.sets.Close()
+	p.pause.Unclaim()
 }
 
 func (p *Proxy) commands() map[string]qmp.Command {
@@ -125,6 +124,7 @@ func (p *Proxy) commands() map[string]qmp.Command {
 		"query-status":             {Run: p.queryStatus},
 		"cont":                     {Run: p.cont},
 		"stop":                     {Run: p.stop},
+		"human-monitor-command":    {Run: p.human},
 		"query-fdsets":             {Run: p.queryFDSets},
 		"add-fd":                   {Run: p.addFD},
 		"getfd":                    {Run: p.getFD},
@@ -140,7 +140,7 @@ func (p *Proxy) Close() error {
 	p.out.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err := errors.Join(alive(p.state.Close(ctx, p.vm)), p.guardian.Close())
+	err := errors.Join(alive(p.state.Close(ctx, p.vm)), p.pause.Close())
 	select {
 	case <-p.Gone():
 		err = nil // there is nothing left that could be in a wrong state
@@ -159,5 +159,3 @@ func (p *Proxy) forward(ctx context.Context, r *qmp.Request) (any, error) {
 	}
 	return p.vm.Monitor.Forward(ctx, r)
 }
-
-var errNoGuardian = fmt.Errorf("the process that would let the guest go on if ramjet serve died is gone: start ramjet serve anew")

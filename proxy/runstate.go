@@ -5,8 +5,10 @@ package proxy
 import (
 	"context"
 	"encoding/json"
+	"strings"
 
 	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -21,50 +23,53 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	if json.Unmarshal(raw, &s) != nil {
 		return answer, nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	switch {
+	switch state := p.pause.State(); {
 	case s.Running:
-		p.moved = false // somebody at another monitor said cont
-	case p.was != "":
+	case switching(state):
 		return monitor.Status{Status: "finish-migrate"}, nil
-	case p.moved && s.Status == "paused":
+	case state == qemu.Left && s.Status == "paused":
 		return monitor.Status{Status: "postmigrate"}, nil
 	}
 	return answer, nil
 }
 
+// switching says that a migration of ours has the guest stand still, or will in a moment.
+func switching(s qemu.PauseState) bool {
+	return s == qemu.Stopping || s == qemu.Held || s == qemu.Foreign || s == qemu.Resuming
+}
+
+// notFinalized is what QEMU says to cont while it migrates the guest (qmp_cont).
+const notFinalized = "Migration is not finalized yet"
+
 func (p *Proxy) cont(ctx context.Context, r *qmp.Request) (any, error) {
-	p.mu.Lock()
-	busy := p.was != ""
-	p.mu.Unlock()
-	if busy {
-		return nil, qmp.Errorf("Migration is not finalized yet")
+	if switching(p.pause.State()) {
+		return nil, qmp.Errorf(notFinalized)
 	}
-	answer, err := p.forward(ctx, r)
-	if err == nil {
-		p.mu.Lock()
-		p.moved = false
-		p.mu.Unlock()
-	}
-	return answer, err
+	return p.forward(ctx, r)
 }
 
 // stop makes sure that a guest that we have stopped stays so if the migration fails.
 func (p *Proxy) stop(ctx context.Context, r *qmp.Request) (any, error) {
 	answer, err := p.forward(ctx, r)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		p.pause.Disown()
 	}
-	p.mu.Lock()
-	ours := p.was == "running"
-	if ours {
-		p.was = "paused"
+	return answer, err
+}
+
+// human looks for the same commands on a line of the human monitor.
+func (p *Proxy) human(ctx context.Context, r *qmp.Request) (any, error) {
+	var args struct {
+		Line string `json:"command-line"`
 	}
-	p.mu.Unlock()
-	if ours {
-		// Nor is it to go on if we die. A guardian that is gone will not have it do so.
-		_ = p.order(false)
+	_ = json.Unmarshal(r.Arguments(), &args)
+	words := append(strings.Fields(args.Line), "")
+	if (words[0] == "cont" || words[0] == "c") && switching(p.pause.State()) {
+		return "Error: " + notFinalized + "\r\n", nil
 	}
-	return answer, nil
+	answer, err := p.forward(ctx, r)
+	if err == nil && (words[0] == "stop" || words[0] == "s") {
+		p.pause.Disown()
+	}
+	return answer, err
 }

@@ -14,18 +14,33 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A guardian is a small process that holds a duplicate of the monitor connection (QEMU serves one client per
 // socket, so it must be the same one). It reads orders from a pipe. When the pipe closes without
 // leave to go - this process was killed - it lets the VM go on, takes our descriptor sets away
-// and removes the unfinished file.
+// and removes the unfinished file. It does the same when it has orders for the VM and nothing comes out of the pipe for
+// GuardianPatience: this process is stopped, or frozen. The connection to the monitor is shut down then.
 //
 // It is this program itself under another name, so any program that links the package can have one.
 type Guardian struct {
 	cmd    *exec.Cmd
 	orders *os.File
+	ended  chan struct{} // closed when the process has
 }
+
+// ErrNoGuardian: somebody has killed the guardian.
+var ErrNoGuardian = errors.New("the guardian process is gone")
+
+// GuardianPatience is how long a guest stands still whose saver has been stopped. A saver that is only slow, because the
+// machine is busy, misses 25 heartbeats in a row in no case that was seen; and only those count that were missed
+// while the guardian itself got its turn.
+const GuardianPatience = 5 * time.Second
+
+// beatEvery is how often a saver says that it is alive.
+const beatEvery = GuardianPatience / 25
 
 // Orders tell a guardian what to do if we die now.
 type Orders struct {
@@ -57,7 +72,7 @@ func (vm *VM) StartGuardian() (*Guardian, error) {
 		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
 	}
 	defer in.Close()
-	g := &Guardian{orders: out}
+	g := &Guardian{orders: out, ended: make(chan struct{})}
 	g.cmd = exec.Command("/proc/self/exe")
 	g.cmd.Args = []string{guardianName}
 	g.cmd.Stdin = in
@@ -75,7 +90,35 @@ func (vm *VM) StartGuardian() (*Guardian, error) {
 		g.orders.Close()
 		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
 	}
+	joinCgroups(g.cmd.Process.Pid, vm.PID)
+	go func() {
+		defer close(g.ended)
+		g.cmd.Wait()
+	}()
 	return g, nil
+}
+
+// Beat tells it that we are alive. It returns an error if the guardian is gone, or does not listen any more.
+func (g *Guardian) Beat() error { return g.write([]byte{'\n'}) }
+
+// write does not wait for a guardian that does not read.
+func (g *Guardian) write(b []byte) error {
+	_ = g.orders.SetWriteDeadline(time.Now().Add(time.Second))
+	_, err := g.orders.Write(b)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil // it is stopped, and finds all that it needs when it goes on
+	}
+	return err
+}
+
+// acted says, of a guardian that does not listen any more, that it has followed its orders or is about to; otherwise it was killed.
+func (g *Guardian) acted() bool {
+	select {
+	case <-g.ended:
+		return g.cmd.ProcessState.ExitCode() == exitSilence
+	case <-time.After(beatEvery):
+		return true
+	}
 }
 
 // Order replaces its orders. It returns an error if the guardian is gone.
@@ -84,8 +127,8 @@ func (g *Guardian) Order(o Orders) error {
 	if err != nil {
 		return err
 	}
-	if _, err := g.orders.Write(append(b, '\n')); err != nil {
-		return fmt.Errorf("the guardian process is gone: %w", err)
+	if err := g.write(append(b, '\n')); err != nil {
+		return fmt.Errorf("%w: %w", ErrNoGuardian, err)
 	}
 	return nil
 }
@@ -94,7 +137,11 @@ func (g *Guardian) Order(o Orders) error {
 func (g *Guardian) Close() error {
 	err := g.Order(Orders{Leave: true})
 	g.orders.Close()
-	return errors.Join(err, g.cmd.Wait())
+	<-g.ended
+	if !g.cmd.ProcessState.Success() {
+		err = errors.Join(err, &exec.ExitError{ProcessState: g.cmd.ProcessState})
+	}
+	return err
 }
 
 // Abandon has the guardian follow its orders, as if this process had been killed, and waits a moment for it. Until it is done it
@@ -102,44 +149,83 @@ func (g *Guardian) Close() error {
 // from the same.
 func (g *Guardian) Abandon(wait time.Duration) {
 	g.orders.Close()
-	done := make(chan struct{})
-	go func() { g.cmd.Wait(); close(done) }()
 	select {
-	case <-done:
+	case <-g.ended:
 	case <-time.After(wait):
 	}
 }
+
+// exitSilence is the exit status of a guardian that has followed its orders because it heard nothing any more.
+const exitSilence = 7
 
 // guard is the guardian's whole life.
 func guard() int {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	os.Stdout.Write([]byte{'.'})
 	os.Stdout.Close()
-	var o Orders
-	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		var next Orders
-		if json.Unmarshal(lines.Bytes(), &next) == nil {
-			o = next
-		}
-	}
+	_ = unix.SetNonblock(0, true) // so that it can be closed while it is read
+	in := os.NewFile(0, "orders")
+	o, silent := listen(in)
 	if o.Leave {
 		return 0
 	}
+	// Our process, if it wakes up, learns by this that nobody listens any more.
+	in.Close()
 	for _, f := range o.Files {
 		os.Remove(f)
 	}
-	m := &lastMonitor{f: os.NewFile(3, "monitor")}
+	m := &lastMonitor{f: os.NewFile(3, "monitor"), rivals: silent}
 	m.in = bufio.NewReader(m.f)
 	m.rescue(o)
+	if silent {
+		_ = unix.Shutdown(3, unix.SHUT_RDWR)
+		return exitSilence
+	}
 	return 0
+}
+
+// listen takes orders until the pipe is closed, or silent for too long while there is something to be done for the VM.
+func listen(in io.Reader) (o Orders, silent bool) {
+	lines := make(chan []byte)
+	go func() {
+		defer close(lines)
+		for s := bufio.NewScanner(in); s.Scan(); {
+			lines <- bytes.Clone(s.Bytes())
+		}
+	}()
+	for missed := 0; ; {
+		waiting := time.Now()
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				return o, false
+			}
+			missed = 0
+			var next Orders
+			if json.Unmarshal(line, &next) == nil {
+				o = next
+			}
+		case <-time.After(beatEvery):
+			// What was missed while we stood still ourselves, or did not get our turn, says nothing of others.
+			if time.Since(waiting) < 2*beatEvery && (o.Cont || len(o.Hurry) > 0) {
+				missed++
+			}
+			if missed > int(GuardianPatience/beatEvery) {
+				return o, true
+			}
+		}
+	}
 }
 
 // lastMonitor speaks QMP on a connection whose owner died at any point, even within a line, and whose last answers may
 // not have been read.
 type lastMonitor struct {
-	f  *os.File
-	in *bufio.Reader
-	id int
+	f      *os.File
+	in     *bufio.Reader
+	id     int
+	rivals bool // the owner lives, and may wake up and read answers that are ours: commands are sent again then
+
+	deadline time.Time // for everything
 }
 
 // patience is how long the guardian keeps trying: a QEMU that hangs for minutes, because its disk does, is to find the order to
@@ -150,14 +236,14 @@ const patience = 10 * time.Minute
 const converge = 10 * time.Second
 
 func (m *lastMonitor) rescue(o Orders) {
-	deadline := time.Now().Add(patience)
-	_ = m.f.SetDeadline(deadline)
+	m.deadline = time.Now().Add(patience)
+	_ = m.f.SetDeadline(m.deadline)
 	for _, c := range o.Hurry {
 		m.execute(c.Execute, c.Arguments)
 	}
 	// Much is refused while a cancelled migration is still being cleaned up.
 	insist := func(c Command) {
-		for time.Now().Before(deadline) {
+		for time.Now().Before(m.deadline) {
 			if _, err := m.execute(c.Execute, c.Arguments); err == nil || err == errGone {
 				return
 			}
@@ -173,7 +259,7 @@ func (m *lastMonitor) rescue(o Orders) {
 	if len(o.Hurry) > 0 {
 		// A migration that goes on while the guest runs stops it at its end, and may not come to one if the guest is busy.
 		began, slow := time.Now(), true
-		for time.Now().Before(deadline) {
+		for time.Now().Before(m.deadline) {
 			if instances, err := m.execute("query-yank", nil); err != nil || !migrating(instances) {
 				break
 			}
@@ -209,11 +295,35 @@ func (m *lastMonitor) execute(cmd string, args any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := m.f.Write(append(append([]byte{0xff}, b...), '\n')); err != nil {
-		return nil, errGone
+	b = append(append([]byte{0xff}, b...), '\n')
+	tries := 1
+	if m.rivals {
+		tries = 4
 	}
 	for {
+		if _, err := m.f.Write(b); err != nil {
+			return nil, errGone
+		}
+		tries--
+		if tries > 0 {
+			_ = m.f.SetReadDeadline(time.Now().Add(2 * time.Second))
+		} else {
+			_ = m.f.SetReadDeadline(m.deadline)
+		}
+		result, err := m.answer(id)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || tries == 0 {
+			return result, err
+		}
+	}
+}
+
+// answer waits for the answer to the command id.
+func (m *lastMonitor) answer(id string) (json.RawMessage, error) {
+	for {
 		b, err := m.message()
+		if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(m.deadline) {
+			return nil, err
+		}
 		if err != nil {
 			return nil, errGone
 		}

@@ -103,10 +103,26 @@ func (c *Client) ExecuteFor(ctx context.Context, r *Request, cmd string, args, r
 }
 
 func (c *Client) execute(ctx context.Context, k *call, args, result any, files []*os.File) error {
-	cmd := k.cmd
 	if err := c.submit(ctx, k, args, files); err != nil {
 		return err
 	}
+	return c.wait(ctx, k, result)
+}
+
+// Send is the first half of Execute: when it returns without an error the command is on its way, before all that are sent
+// later, and will be carried out. The second half is the function that it returns, which waits for the answer; it need
+// not be called. After an error the command was not sent.
+func (c *Client) Send(ctx context.Context, cmd string, args any) (answer func(ctx context.Context, result any) error, err error) {
+	k := &call{cmd: cmd}
+	if err := c.submit(ctx, k, args, nil); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, result any) error { return c.wait(ctx, k, result) }, nil
+}
+
+// wait is for the answer to a command that was submitted.
+func (c *Client) wait(ctx context.Context, k *call, result any) error {
+	cmd := k.cmd
 	select {
 	case r := <-k.reply:
 		return finish(cmd, r, result)
@@ -204,7 +220,9 @@ func (c *Client) fail(err error) {
 	close(c.done)
 	c.conn.Close()
 	for s := range c.subs {
-		close(s.ch)
+		if s.call == nil {
+			close(s.ch)
+		}
 	}
 	clear(c.subs)
 	clear(c.pending)

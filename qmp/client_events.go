@@ -39,6 +39,7 @@ func (t wireTime) time() time.Time {
 
 type subscription struct {
 	names   map[string]bool // nil: all
+	call    func(Event)     // of Watch; nil: ch is used
 	ch      chan Event
 	dropped uint64
 }
@@ -83,9 +84,33 @@ func (c *Client) publish(m *message) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for s := range c.subs {
-		if s.names == nil || s.names[e.Name] {
+		switch {
+		case s.names != nil && !s.names[e.Name]:
+		case s.call != nil:
+			s.call(e)
+		default:
 			s.put(e)
 		}
+	}
+}
+
+// Watch calls f with every event of the given names from now on, in its place: before anything that the monitor said
+// after it is handed out. f must return soon and must not call the client. The function that Watch returns ends that; f
+// is not called any more when it has returned.
+func (c *Client) Watch(f func(Event), events ...string) (end func()) {
+	s := &subscription{call: f, names: make(map[string]bool, len(events))}
+	for _, e := range events {
+		s.names[e] = true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.subs[s] = struct{}{}
+	}
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.subs, s)
 	}
 }
 

@@ -12,8 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // byQEMU is a save by QEMU's own migration to a file: mapped-ram, multifd and, where the file takes it, direct-io, over
@@ -22,7 +24,7 @@ import (
 func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 	set, err := s.vm.FreeSet(ctx)
 	if err == nil {
-		err = s.pause.order(set)
+		err = s.pause.Sets(set)
 	}
 	if err == nil {
 		err = s.passTarget(ctx, set)
@@ -37,7 +39,7 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 		return s.vm.Monitor.RemoveFDSet(ctx, set)
 	}
 	err = s.migrate(ctx, set)
-	if err := errors.Join(err, remove(), s.pause.order()); err != nil {
+	if err := errors.Join(err, remove(), s.pause.Sets()); err != nil {
 		return id, err
 	}
 	return s.sealFile(ctx)
@@ -83,22 +85,23 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 		defer cancel()
 		if over := s.vm.MigrationOver(ctx); over != nil {
 			err = errors.Join(err, over)
-			s.pause.deaf = true // it takes no settings now; the guardian waits longer
+			s.pause.Forsake() // it takes no settings now; the guardian waits longer
 			return
 		}
-		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.migrates(nil, nil))
+		err = errors.Join(err, s.vm.Execute(ctx, undo), s.pause.Migrates(nil, nil))
 	}()
-	if err := s.pause.migrates(how.Hurry(), undo); err != nil {
+	if err := s.pause.Migrates(how.Hurry(), undo); err != nil {
 		return err
 	}
 	if err := s.vm.Execute(ctx, change); err != nil {
 		return fmt.Errorf("QEMU does not take the settings for saving to a file: %w", err)
 	}
-	begin := s.pause.begin
+	hold := s.pause.Hold
 	if s.Live {
-		begin = s.pause.beginWithQEMU
+		hold = s.pause.HoldByQEMU
 	}
-	if err := begin(ctx); err != nil {
+	ctx, err = hold(ctx)
+	if err != nil {
 		return err
 	}
 	s.Progress.phase("QEMU saves memory")
@@ -106,10 +109,13 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 		return err
 	}
 	s.result.SaveSeconds = time.Since(s.Began).Seconds()
-	if s.Then == ThenResume || s.Then == "" {
-		return s.pause.end(ThenResume)
+	if err := s.switched(); err != nil {
+		return err
 	}
-	return nil
+	if err := s.pause.Check(ctx); err != nil || !s.resumes() {
+		return err
+	}
+	return s.pause.End(ThenResume)
 }
 
 // besidesPages is more than what headers, bitmaps and devices take, in bytes.
@@ -146,13 +152,40 @@ func (s *save) withoutChannels(how *qemu.Migration) {
 	s.result.Channels, s.result.IO, s.result.IOWhy = 1, "buffered", "QEMU has direct I/O only with channels, which it gets on demand, and where all of memory has room"
 }
 
+// switched tells the pause in which state QEMU found the guest when it stopped it itself: QEMU has written that into the image.
+func (s *save) switched() error {
+	if s.pause.State() != qemu.Switching {
+		return nil
+	}
+	st, err := s.target.file.Stat()
+	if err != nil {
+		return err
+	}
+	image, err := mappedram.Open(s.target.file, st.Size())
+	if err != nil {
+		return fmt.Errorf("what QEMU wrote is no good: %w", err)
+	}
+	sections, err := image.DeviceSections()
+	if err != nil {
+		return err
+	}
+	found, err := vmstate.RunState(sections)
+	if errors.Is(err, vmstate.ErrNoGlobalState) {
+		found, err = "running", nil // a machine type that does not store it
+	}
+	if err == nil {
+		s.pause.Switched(found)
+	}
+	return err
+}
+
 // observe takes QEMU's own figures over. A live migration that does not get ahead of the guest is brought to its end
 // by a stop.
 func (s *save) observe(ctx context.Context, r qemu.MigratedRAM) error {
-	if s.Live && r.Rounds > maxPasses && !s.result.GaveUp && s.pause.was == "running" {
+	if s.Live && r.Rounds > maxPasses && !s.result.GaveUp && s.pause.State() == qemu.Switching {
 		s.result.GaveUp = true
 		s.log("after %d rounds QEMU has %d bytes left to copy, the guest dirties them as fast: the rest is copied in the pause", r.Rounds, r.Remaining)
-		if err := s.vm.Stop(ctx); err != nil {
+		if err := s.pause.StopNow(ctx); err != nil {
 			return err
 		}
 	}

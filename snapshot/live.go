@@ -37,7 +37,10 @@ const (
 
 // live makes the passes while the guest runs.
 func (n *native) live(ctx context.Context) error {
-	if n.pause.was != "running" {
+	if status, err := n.vm.Status(ctx); err != nil || status != "running" {
+		if err != nil {
+			return err
+		}
 		n.log("the VM is paused: there is nothing to gain from --live")
 		return nil
 	}

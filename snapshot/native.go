@@ -41,7 +41,7 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 	}
 	set, err := s.vm.FreeSet(ctx)
 	if err == nil {
-		err = s.pause.order(set)
+		err = s.pause.Sets(set)
 	}
 	if err != nil {
 		return id, err
@@ -62,7 +62,7 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 	if err == nil {
 		err = n.paused(ctx, state)
 	}
-	if err := errors.Join(err, closeState(), s.pause.order()); err != nil {
+	if err := errors.Join(err, closeState(), s.pause.Sets()); err != nil {
 		return id, err
 	}
 	return n.complete()
@@ -92,9 +92,8 @@ func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
 
 // paused is what happens while the guest stands still.
 func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) {
-	defer n.pause.endWith(ctx)()
-	still := n.standing()
-	if err := n.pause.begin(ctx); err != nil {
+	ctx, err = n.pause.Hold(ctx)
+	if err != nil {
 		return err
 	}
 	// Firmware may have resized a ROM, and somebody plugged memory, since we looked.
@@ -110,7 +109,7 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 	confined := n.confineFiles()
 	n.Progress.phase("saving device state")
 	stated := lap(&n.result.Times.DeviceState)
-	n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.state())
+	n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.ImageState())
 	stated()
 	confined()
 	if err != nil {
@@ -120,13 +119,10 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 	if err := n.savePages(ctx); err != nil {
 		return err
 	}
-	if err := still(ctx); err != nil {
+	if err := n.pause.Check(ctx); err != nil || !n.resumes() {
 		return err
 	}
-	if n.Then == ThenResume || n.Then == "" {
-		return n.pause.end(ThenResume)
-	}
-	return nil
+	return n.pause.End(ThenResume)
 }
 
 // savePages writes all that is not in the image yet.

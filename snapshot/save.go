@@ -34,17 +34,14 @@ const (
 func (e *Engine) Set(s string) error { return oneOf(e, s, EngineAuto, EngineRamjet, EngineQEMU) }
 
 // Then says what becomes of the VM after the save.
-type Then string
+type Then = qemu.Then
 
-// ThenResume lets a VM that ran go on; one that was paused stays so with each of the first two.
+// What becomes of it.
 const (
-	ThenResume Then = "resume"
-	ThenStay   Then = "stay"
-	ThenQuit   Then = "quit"
+	ThenResume = qemu.ThenResume
+	ThenStay   = qemu.ThenStay
+	ThenQuit   = qemu.ThenQuit
 )
-
-// Set makes a Then usable as a flag.
-func (t *Then) Set(s string) error { return oneOf(t, s, ThenResume, ThenStay, ThenQuit) }
 
 // SaveOptions are what Save can be told. The zero value of each but Image and one of Socket and PID is the default.
 type SaveOptions struct {
@@ -55,11 +52,13 @@ type SaveOptions struct {
 	Then          Then
 	Channels      int // 1 to 255; 0: chosen
 	Direct        directio.Mode
-	MaxBandwidth  int64  // bytes a second; 0: no limit
-	NoCommandLine bool   // do not record how the VM was started
-	Force         bool   // replace an existing image
-	Live          bool   // copy memory while the guest runs, pause it only for what has changed since
-	Base          string // write only what differs from this image; empty: a whole image
+	MaxBandwidth  int64 // bytes a second; 0: no limit
+	NoCommandLine bool  // do not record how the VM was started
+	Force         bool  // replace an existing image
+	Live          bool  // copy memory while the guest runs, pause it only for what has changed since
+	// MaxPause ends a pause that gets longer: the VM goes on and nothing is saved. 0: no limit.
+	MaxPause time.Duration
+	Base     string // write only what differs from this image; empty: a whole image
 	// Confine gives up, for the whole process and for good, what the save does not need once it is attached. For a program that
 	// does nothing else.
 	Confine bool
@@ -97,11 +96,10 @@ type SaveResult struct {
 type save struct {
 	SaveOptions
 	vm     *qemu.VM
-	lock   *os.File     // see lockVM
 	base   *openedImage // nil: the image will be whole
 	target *target
 	io     directio.Decision
-	pause  *pause
+	pause  *qemu.Pause
 	spare  *os.File // see takeScratch
 	result *SaveResult
 }
@@ -118,22 +116,27 @@ func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
 		return nil, err
 	}
 	err := s.run(ctx)
-	return s.result, s.explain(errors.Join(err, s.close()))
+	return s.result, s.explain(ctx, errors.Join(err, s.close()))
 }
 
 // explain says the one thing that matters where everything fails because there is no QEMU any more, or no connection to it, and
 // what can be done about a full disk.
-func (s *save) explain(err error) error {
+func (s *save) explain(ctx context.Context, err error) error {
 	published := s.result.DurableSeconds > 0
+	spoilt := s.pause.Spoilt()
 	switch {
 	case err == nil || published:
 		return err
+	case errors.Is(spoilt, qemu.ErrFrozen):
+		return spoilt
 	case s.vm.Gone():
 		return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
 	case errors.Is(err, qmp.ErrClosed):
 		return fmt.Errorf("the VM's monitor was lost during the save, nothing was saved: %w", first(err))
-	case s.pause.deaf:
+	case s.pause.State() == qemu.Lost:
 		return fmt.Errorf("QEMU, process %d, does not answer; it will find the order to let the VM go on when it does. Nothing was saved: %w", s.vm.PID, first(err))
+	case spoilt != nil && ctx.Err() == nil:
+		return spoilt
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
 		return fmt.Errorf("%w: make room in %s, or save elsewhere", err, filepath.Dir(s.Image))
 	}
@@ -170,7 +173,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
 		return err
 	}
-	if err := s.lockVM(); err != nil {
+	s.pause = qemu.NewPause(s.vm)
+	s.pause.MaxLength = s.MaxPause
+	if err := s.pause.Claim(); err != nil {
 		return err
 	}
 	if err := s.chooseIO(); err != nil {
@@ -186,11 +191,11 @@ func (s *save) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
-	s.pause, err = newPause(ctx, s.vm, s.target.files())
-	if err == nil {
-		s.confineCalls()
+	if err := s.pause.Guard(s.target.files()...); err != nil {
+		return err
 	}
-	return err
+	s.confineCalls()
+	return nil
 }
 
 // chooseIO decides how pages reach the image; there may be as many as the VM has memory.
@@ -233,19 +238,31 @@ func (s *save) run(ctx context.Context) error {
 		err = context.Cause(ctx) // asked to stop after the last byte: nothing is published
 	}
 	if err != nil {
-		return errors.Join(err, s.pause.end(ThenResume))
+		return errors.Join(err, s.pause.End(ThenResume))
 	}
 	s.divide()
 	s.Progress.phase("making it durable")
+	s.target.commit = func() error { return s.commit(ctx) }
 	began := time.Now()
 	synced, err := s.target.Publish(s.io.Drop)
 	s.result.Times.Sync, s.result.Times.Publish = synced.Seconds(), (time.Since(began) - synced).Seconds()
 	if err != nil {
-		return errors.Join(err, s.pause.end(ThenResume))
+		return errors.Join(err, s.pause.End(ThenResume))
 	}
 	s.result.ID = id.String()
 	s.finish()
-	return s.pause.end(s.Then)
+	return s.pause.End(s.Then)
+}
+
+// resumes says that the VM is to go on after the save.
+func (s *save) resumes() bool { return s.Then == ThenResume || s.Then == "" }
+
+// commit is asked before the image gets its name. A VM that is to stay, or to end, has stood still up to here.
+func (s *save) commit(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil || s.resumes() {
+		return err
+	}
+	return s.pause.Check(ctx)
 }
 
 func (s *save) channels() int {
@@ -281,7 +298,7 @@ func (s *save) finish() {
 	} else {
 		r.Base = &s.base.path
 	}
-	r.PauseSeconds = s.pause.length.Seconds()
+	r.PauseSeconds = s.pause.Length().Seconds()
 	r.DurableSeconds = time.Since(s.Began).Seconds()
 	if r.SaveSeconds > 0 {
 		r.BytesPerSecond = float64(r.BytesStored) / r.SaveSeconds
@@ -295,7 +312,7 @@ func (s *save) metadata() *seal.Metadata {
 		RamjetVersion: VersionString(),
 		QEMUVersion:   s.vm.Version(),
 		MachineType:   s.vm.MachineType,
-		WasRunning:    s.pause.was == "running",
+		WasRunning:    s.pause.ImageState() == "running",
 	}
 	if !s.NoCommandLine {
 		c := s.vm.CommandLine
@@ -317,7 +334,7 @@ func (s *save) log(format string, args ...any) {
 func (s *save) close() error {
 	var err error
 	if s.pause != nil {
-		err = s.pause.close()
+		err = s.pause.Close()
 	}
 	if s.vm != nil {
 		s.vm.Close()
@@ -328,9 +345,6 @@ func (s *save) close() error {
 	s.spare.Close() // nil too
 	if s.base != nil {
 		s.base.file.Close()
-	}
-	if s.lock != nil {
-		s.lock.Close()
 	}
 	return err
 }

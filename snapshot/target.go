@@ -26,6 +26,7 @@ type target struct {
 	hidden string             // its temporary name, if it has to have one
 	named  bool               // it has it
 	kept   map[int][]*os.File // by flags, see keep
+	commit func() error       // asked whether it may have its name once all is on the disk; nil: it may
 }
 
 // newTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
@@ -136,6 +137,11 @@ func (t *target) Publish(dropCache bool) (synced time.Duration, err error) {
 func (t *target) putInPlace(dropCache bool) error {
 	if dropCache {
 		_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED)
+	}
+	if t.commit != nil {
+		if err := t.commit(); err != nil {
+			return err
+		}
 	}
 	old := t.holdOld()
 	defer old.Close()

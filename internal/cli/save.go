@@ -71,6 +71,7 @@ takes both files.`,
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
 	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
 	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
+	f.DurationVar(&o.MaxPause, "max-pause", 0, "let the VM go on, and fail, when it stands still for longer than `DURATION`, 2s say; 0 for no limit")
 	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
 	f.BoolVar(&o.Live, "live", false, "copy memory while the VM runs, stop it only for what has changed since")
 	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")

@@ -30,6 +30,7 @@ type pretender struct {
 
 	mu      sync.Mutex
 	conn    *net.UnixConn // the present client's
+	server  *qmp.Server   // and its session
 	step    int
 	status  string
 	stopped int // how often
@@ -64,10 +65,10 @@ func newPretender(t *testing.T) *pretender {
 			if err != nil {
 				return
 			}
-			p.mu.Lock()
-			p.conn = conn
-			p.mu.Unlock()
 			s := &qmp.Server{Greeting: qmp.Greeting{Major: 10}, Fallback: p.execute}
+			p.mu.Lock()
+			p.conn, p.server = conn, s
+			p.mu.Unlock()
 			_ = s.ServeConn(context.Background(), conn)
 		}
 	}()
@@ -189,15 +190,24 @@ func (p *pretender) right(r *qmp.Request) (any, error) {
 		p.drop(args.Set)
 		return nil, nil
 	case "stop":
-		p.status, p.stopped = "paused", p.stopped+1
+		p.become("paused", "STOP")
+		p.stopped++
 		return nil, nil
 	case "cont":
-		p.status = "running"
+		p.become("running", "RESUME")
 		return nil, nil
 	case "xen-save-devices-state":
 		return nil, p.devices(args.Filename)
 	}
 	return nil, &qmp.Error{Class: qmp.CommandNotFound, Desc: fmt.Sprintf("The command %s has not been found", r.Name)}
+}
+
+// become changes its state, with the event that tells of it if it is another.
+func (p *pretender) become(status, event string) {
+	if p.status != status && p.server != nil {
+		p.server.Emit(qmp.Event{Name: event})
+	}
+	p.status = status
 }
 
 func (p *pretender) drop(set int64) {
