@@ -49,7 +49,7 @@ const givenVariable = "RAMJET_COMMAND_LINE"
 
 func (l *Launch) environment() ([]string, error) {
 	given := &Launch{CommandLine: CommandLine{Args: l.Given}, Socket: l.Socket}
-	b, err := json.Marshal(given.usersArgs().Words())
+	b, err := json.Marshal(argumentList(given.usersArgs().Words()))
 	return append(os.Environ(), givenVariable+"="+string(b)), err
 }
 

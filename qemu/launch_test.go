@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -109,5 +110,22 @@ func TestFindExecutable(t *testing.T) {
 	}
 	if _, err := FindExecutable("qemu-of-nobody"); err == nil || !strings.Contains(err.Error(), "qemu-of-nobody") {
 		t.Error(err)
+	}
+}
+
+// TestGivenArguments has a command line that is not UTF-8 come back from the environment that a restored QEMU has. (Issue 15, point 17.)
+func TestGivenArguments(t *testing.T) {
+	given := []string{"-drive", "file=/x/\xe9.img", "-name", "été"}
+	l := &Launch{Given: given}
+	env, err := l.environment()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := t.TempDir()
+	if err := os.WriteFile(proc+"/environ", []byte(strings.Join(env, "\x00")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := givenArgs(proc); !slices.Equal(got, given) {
+		t.Errorf("%q, want %q", got, given)
 	}
 }

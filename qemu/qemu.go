@@ -165,14 +165,17 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 }
 
 // givenArgs finds what a QEMU that Ramjet started was given by its user.
-func givenArgs(proc string) (args []string) {
+func givenArgs(proc string) []string {
 	b, err := os.ReadFile(proc + "/environ")
 	if err != nil {
 		return nil
 	}
 	for _, v := range strings.Split(string(b), "\x00") {
-		if text, ok := strings.CutPrefix(v, givenVariable+"="); ok && json.Unmarshal([]byte(text), &args) == nil {
-			return args
+		if text, ok := strings.CutPrefix(v, givenVariable+"="); ok {
+			var list []argument
+			if json.Unmarshal([]byte(text), &list) == nil {
+				return words(list)
+			}
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -16,10 +17,10 @@ const Blank = "BLANKED-BY-RAMJET"
 // WithoutSecrets returns a command line, without the program's name, in which what is secret is replaced by Blank: an
 // image goes to other places, and to other people, than the command line of a process. Secret is
 //
-//	what is called a password, a token, a cookie and the like
-//	the data of -object secret
+//	what is called a password, a token, a cookie and the like, as a property or within one
+//	the data of -object secret, the key of an rbd: disk, the osk of isa-applesmc
 //	user and password, and signatures and tokens, in URLs
-//	systemd's credentials in -smbios and -fw_cfg
+//	strings in -fw_cfg and OEM strings in -smbios: nobody can tell what a guest uses those for
 //	words like password=... on the kernel's command line
 //
 // Names of files, and ids of secret objects, are kept.
@@ -45,20 +46,26 @@ func Blanked(words []string) []string {
 }
 
 func blankValue(option, value string) string {
-	if option == "append" {
-		return blankURLs(kernelSecret().ReplaceAllString(value, "${1}"+Blank))
-	}
-	if strings.HasPrefix(strings.TrimSpace(value), "{") {
+	switch {
+	case option == "append":
+		return blankKernelLine(value)
+	case slices.Contains(wholeValues, option):
+		return blankText(value)
+	case strings.HasPrefix(strings.TrimSpace(value), "{"):
 		return blankJSON(value)
 	}
 	var parts []string
 	properties := ParseProperties(value, "type")
 	changed := false
-	for part, rest := cutValue(value); part != "" || rest != ""; part, rest = cutValue(rest) {
+	for rest := value; rest != ""; {
+		var part string
+		part, rest = cutValue(rest)
 		k, v, ok := strings.Cut(part, "=")
-		blanked := blankURLs(part)
-		if ok && blanked == part {
-			blanked = k + "=" + blankProperty(option, k, v, properties)
+		blanked := blankText(part)
+		if ok {
+			if blanked = k + "=" + blankProperty(option, k, v, properties); blanked == part {
+				blanked = blankURLs(part) // a URL that has a = before its end
+			}
 		}
 		changed = changed || blanked != part
 		parts = append(parts, Double(blanked))
@@ -69,6 +76,9 @@ func blankValue(option, value string) string {
 	return strings.Join(parts, ",")
 }
 
+// wholeValues are the options whose value is a file or an address as a whole, commas and all.
+var wholeValues = append([]string{"cdrom", "kernel", "initrd", "dtb", "bios"}, plainDisks...)
+
 // blankProperty blanks the value of one property of an option.
 func blankProperty(option, key, value string, all Properties) string {
 	kind := all.Get("type") + all.Get("qom-type")
@@ -77,16 +87,63 @@ func blankProperty(option, key, value string, all Properties) string {
 		return Blank
 	case option == "object" && strings.HasPrefix(kind, "secret") && key == "data":
 		return Blank
-	case option == "smbios" && key == "value":
-		return systemdCredential().ReplaceAllString(value, "${1}"+Blank)
-	case option == "fw_cfg" && (key == "string") && secretWord().MatchString(all.Get("name")+kind):
+	case option == "global" && key == "value" && secretName(all.Get("property"), value):
 		return Blank
+	case option == "smbios" && key == "value":
+		return systemdCredential().FindString(value) + Blank
+	case option == "fw_cfg" && key == "string" && !harmlessFirmware().MatchString(all.Get("name")+kind):
+		return Blank
+	case key == "append":
+		return blankKernelLine(value)
 	}
-	return value
+	return blankText(value)
+}
+
+// harmlessFirmware are the names of settings of firmware, which are no secrets.
+var harmlessFirmware = lazily(`^(opt/(ovmf|org\.tianocore|org\.seabios)/|etc/)`)
+
+// blankText blanks what is secret within a value: in a pseudo-protocol (json:, rbd:), in URLs, in name=value pairs.
+func blankText(s string) string {
+	if object, ok := strings.CutPrefix(s, "json:"); ok {
+		return "json:" + blankJSON(object)
+	}
+	if strings.HasPrefix(s, "rbd:") {
+		s = rbdKey().ReplaceAllString(s, "${1}"+Blank)
+	}
+	s = blankURLs(s)
+	return namedValue().ReplaceAllStringFunc(s, func(m string) string {
+		p := namedValue().FindStringSubmatch(m)
+		if secretName(p[1], p[2]) && p[2] != Blank {
+			return p[1] + "=" + Blank
+		}
+		return m
+	})
+}
+
+// blankKernelLine blanks words of the kernel's command line. A word ends at a space that is not within quotes (next_arg).
+func blankKernelLine(line string) string {
+	return kernelWord().ReplaceAllStringFunc(line, func(word string) string {
+		quote := ""
+		for _, q := range []string{`"`, `'`} {
+			if strings.HasPrefix(word, q) {
+				quote = q
+			}
+		}
+		name := strings.TrimPrefix(word, quote)
+		end := strings.IndexAny(name, "=:")
+		if end < 0 {
+			return word
+		}
+		if value := name[end+1:]; secretName(name[:end], strings.Trim(value, `"'`)) {
+			return quote + name[:end+1] + Blank + quote
+		}
+		return blankText(word)
+	})
 }
 
 // secretWord is what the names of secrets have in them.
-var secretWord = lazily(`(?i)pass(word|wd|phrase)|secret|token|cookie|credential|api-?_?key|private-?_?key`)
+var secretWord = lazily(`(?i)pass(word|wd|phrase|code)|(^|[._-])pass$|pwd$|(^|[._-])(root|user)?pw$|psk|secret|token|cookie|credential|` +
+	`(api|private|access|auth|encryption|master|shared|wep|wpa|license)[-_]?key|^osk$|=keyvalue-pairs`)
 
 // secretName tells whether a property is secret by its name. password-secret, passwordid and their like name a secret
 // object; the password= of -vnc is a switch.
@@ -110,9 +167,11 @@ func lazily(expression string) func() *regexp.Regexp {
 }
 
 var (
-	kernelSecret      = lazily(`(?i)([\w.-]*(?:pass(?:word|wd|phrase)|secret|token|credential|api_?key)[\w.-]*[=:])\S+`)
-	systemdCredential = lazily(`^(io\.systemd\.credential(?:\.binary)?:[^=]*=).*`)
-	userInfo          = lazily(`(?i)\b([a-z][a-z0-9+.-]*)://([^/@\s"']*)@`)
+	kernelWord        = lazily(`(?:"[^"]*(?:"|$)|'[^']*(?:'|$)|[^\s"'])+`)
+	namedValue        = lazily(`([\w.-]+)=("[^"]*"|'[^']*'|[^;,&\s"']+)`)
+	rbdKey            = lazily(`(:key=)(?:\\.|[^:\\])*`)
+	systemdCredential = lazily(`^io\.systemd\.credential(?:\.binary)?:[^=]*=`)
+	userInfo          = lazily(`(?i)\b([a-z][a-z0-9+.-]*)://([^/?#\s"']*)@`)
 	queryWithSecret   = lazily(`(?i)([?&;](?:[\w.-]*(?:pass(?:word|wd)|secret|token|signature|credential|api_?key|access_?key)[\w.-]*|sig|key|auth)=)[^&;#\s"']+`)
 )
 
@@ -164,11 +223,14 @@ func blankTree(v any, changed *bool) any {
 	case map[string]any:
 		kind, _ := v["qom-type"].(string)
 		for k, e := range v {
-			if s, ok := e.(string); ok && (secretName(k, s) || k == "data" && strings.HasPrefix(kind, "secret")) {
+			switch {
+			case secretName(k, scalar(e)) && scalar(e) != Blank, k == "data" && strings.HasPrefix(kind, "secret"):
 				v[k], *changed = Blank, true
-				continue
+			case secretName(k, "a list or an object") && scalar(e) == "":
+				v[k] = blankAll(e, changed)
+			default:
+				v[k] = blankTree(e, changed)
 			}
-			v[k] = blankTree(e, changed)
 		}
 		return v
 	case []any:
@@ -177,9 +239,29 @@ func blankTree(v any, changed *bool) any {
 		}
 		return v
 	case string:
-		s := blankURLs(v)
+		s := blankText(v)
 		*changed = *changed || s != v
 		return s
+	}
+	return v
+}
+
+// blankAll blanks each text and number below a name that is secret.
+func blankAll(v any, changed *bool) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for k := range v {
+			v[k] = blankAll(v[k], changed)
+		}
+	case []any:
+		for i := range v {
+			v[i] = blankAll(v[i], changed)
+		}
+	case string, json.Number:
+		if v != "" && v != Blank {
+			*changed = true
+			return Blank
+		}
 	}
 	return v
 }

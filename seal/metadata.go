@@ -88,9 +88,10 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 	type plain Metadata
 	aux := struct {
 		*plain
-		Blocks      json.RawMessage `json:"blocks"`
-		Hot         json.RawMessage `json:"hot"`
-		CommandLine json.RawMessage `json:"command_line"`
+		Blocks      json.RawMessage   `json:"blocks"`
+		Hot         json.RawMessage   `json:"hot"`
+		CommandLine json.RawMessage   `json:"command_line"`
+		NotUTF8     map[string][]byte `json:"not_utf8"`
 	}{plain: (*plain)(m)}
 	err := json.Unmarshal(text, &aux)
 	if err != nil {
@@ -105,7 +106,7 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 	if m.CommandLine, err = list[string](aux.CommandLine, MaxArguments); err != nil {
 		return fmt.Errorf("command_line: %w", err)
 	}
-	return nil
+	return m.texts().Restore(aux.NotUTF8)
 }
 
 // list reads a JSON array of at most limit elements. No text at all is an empty one.

@@ -119,6 +119,9 @@ func (i *importing) read() error {
 	if err := json.Unmarshal(text, m); err != nil {
 		return fmt.Errorf("%s: %w", manifestName, err)
 	}
+	if err := m.texts().Restore(m.NotUTF8); err != nil {
+		return fmt.Errorf("%s: %w", manifestName, err)
+	}
 	if m.FormatVersion != manifestVersion {
 		return fmt.Errorf("%s has format_version %d, this ramjet knows %d", manifestName, m.FormatVersion, manifestVersion)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -33,6 +34,15 @@ type Manifest struct {
 	CommandLine []string `json:"command_line,omitempty"`
 	Cwd         string   `json:"cwd,omitempty"`
 	Executable  string   `json:"executable,omitempty"`
+	// NotUTF8 are those of these texts that JSON cannot hold, by their places (seal.Texts).
+	NotUTF8 map[string][]byte `json:"not_utf8,omitempty"`
+}
+
+// texts are the paths and arguments that may not be UTF-8.
+func (m *Manifest) texts() seal.Texts {
+	t := seal.Texts{"/cwd": &m.Cwd, "/executable": &m.Executable}
+	t.List("/command_line", m.CommandLine)
+	return t
 }
 
 // ManifestBlock is one block of memory.
@@ -156,6 +166,7 @@ func (e *export) manifest() (*Manifest, error) {
 	if s := e.image.Seal; s != nil {
 		m.Created, m.QEMUVersion, m.WasRunning = s.Created, s.QEMUVersion, s.WasRunning
 		m.CommandLine, m.Cwd, m.Executable = s.CommandLine, s.Cwd, s.Executable
+		m.NotUTF8 = m.texts().Exact()
 	}
 	return m, nil
 }
