@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,8 @@ import (
 // Launch is a QEMU to be started that waits for its state to come in.
 type Launch struct {
 	CommandLine
+	// Wrapper are the words before QEMU, a program that runs it: nice -n 5.
+	Wrapper []string
 	// Given are the arguments as the user gave them, before memory was mapped from files: those that a later save is to record.
 	Given []string
 	// Socket is where the VM's own QMP monitor is to listen; empty: where Args say.
@@ -31,17 +34,22 @@ type Launch struct {
 	Detach bool       // in a session of its own, with no terminal, outliving us
 }
 
-// FirstFile is the number that the first of a Launch's files has in QEMU; one below is our own monitor.
-const FirstFile = 4
+// FirstFile is the number that the first of a Launch's files has in QEMU; one below is our own monitor. It is high, so that no option which
+// was meant for another process's descriptors (fd=3) finds one of these.
+const FirstFile = 201
 
 const monitorFD = FirstFile - 1
 
 // FinalArgs is the command line that QEMU gets: Args without what would make it do anything else than wait for
 // its state, with our monitor and the user's.
 func (l *Launch) FinalArgs() Args {
-	args := l.usersArgs().With("chardev", fmt.Sprintf("socket,id=ramjet,fd=%d", monitorFD)).With("mon", "chardev=ramjet,mode=control")
+	args := l.usersArgs()
+	id := args.freeID("ramjet")
+	args = args.With("chardev", monitorChardev(id)).With("mon", "chardev="+id+",mode=control")
 	return append(args.With("incoming", "defer"), Arg{Name: "S"})
 }
+
+func monitorChardev(id string) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, monitorFD) }
 
 // givenVariable is what the environment of a QEMU that we start calls the command line that its user gave, as a
 // JSON list. Its own one speaks of descriptors that no other process has.
@@ -64,7 +72,7 @@ func (l *Launch) LoadingArgs(path string, paused bool) Args {
 
 // usersArgs is Args with the user's monitor, without what would start the machine in another way.
 func (l *Launch) usersArgs() Args {
-	args := ParseArgs(l.Args).Without("incoming", "S", "daemonize")
+	args := ParseArgs(l.Args).Without("incoming", "S", "daemonize", "loadvm", "preconfig")
 	if l.Socket != "" {
 		args = args.withoutQMP().With("qmp", "unix:"+Double(l.Socket)+",server=on,wait=off")
 	}
@@ -96,10 +104,11 @@ func (l *Launch) CheckSockets() error {
 // Incoming is a QEMU that has been started and waits for its state.
 type Incoming struct {
 	VM
-	cmd    *exec.Cmd
-	stderr *stderrLog
-	exited chan struct{}
-	leash  *leash
+	cmd     *exec.Cmd
+	wrapped bool // cmd is a wrapper, which may have another process for QEMU
+	stderr  *stderrLog
+	exited  chan struct{}
+	leash   *leash
 }
 
 // Start starts it and talks to its monitor.
@@ -109,16 +118,17 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	args := l.FinalArgs().Words()
-	in := &Incoming{exited: make(chan struct{})}
+	words := append(slices.Clone(l.Wrapper), l.Executable)
+	words = append(words, l.FinalArgs().Words()...)
+	in := &Incoming{exited: make(chan struct{}), wrapped: len(l.Wrapper) > 0}
 	in.CommandLine = l.CommandLine
-	in.cmd = exec.Command(l.Executable, args...)
+	in.cmd = exec.Command(words[0], words[1:]...)
 	in.cmd.Dir = l.Dir
 	if in.cmd.Env, err = l.environment(); err != nil {
 		ours.Close()
 		return nil, err
 	}
-	in.cmd.ExtraFiles = append([]*os.File{theirs}, l.Files...)
+	in.cmd.ExtraFiles = append(make([]*os.File, monitorFD-firstExtra), append([]*os.File{theirs}, l.Files...)...)
 	if in.stderr, err = newStderrLog(l.Detach); err != nil {
 		ours.Close()
 		return nil, err
@@ -140,14 +150,27 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 		return nil, err
 	}
 	in.stderr.started()
-	in.PID = in.cmd.Process.Pid
+	in.setPID(in.cmd.Process.Pid)
 	go func() { in.cmd.Wait(); close(in.exited) }()
-	in.leash.hold(in.PID)
 	in.Monitor, err = l.connect(ctx, ours, in.exited)
 	if err != nil {
 		return nil, errors.Join(in.explain(err), in.Kill())
 	}
+	if in.wrapped {
+		in.setPID(qemuBehind(in.PID, monitorChardev(l.usersArgs().freeID("ramjet"))))
+	}
 	return in, nil
+}
+
+// firstExtra is the number that the first of exec.Cmd's ExtraFiles has.
+const firstExtra = 3
+
+// setPID says which process QEMU is, or leads to it.
+func (in *Incoming) setPID(pid int) {
+	if pid != in.PID {
+		in.PID = pid
+		in.leash.hold(pid)
+	}
 }
 
 // connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU.
@@ -227,7 +250,7 @@ func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 		case "completed":
 			return nil
 		case "failed":
-			return fmt.Errorf("QEMU could not load the state: %s", strings.Join(nonEmpty(m.Error, in.stderr.last()), ": "))
+			return fmt.Errorf("QEMU could not load the state: %s", missingDevice(strings.Join(nonEmpty(m.Error, in.stderr.last()), ": ")))
 		}
 		select {
 		case <-events:
@@ -236,6 +259,17 @@ func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+var unknownSection = lazily(`Unknown (?:savevm|ramblock)[^']*'([^']+)'`)
+
+// missingDevice adds to what QEMU says of a state that it has no device for what can be done.
+func missingDevice(said string) string {
+	m := unknownSection().FindStringSubmatch(said)
+	if m == nil {
+		return said
+	}
+	return fmt.Sprintf("the image has the state of a device %s, which this command line does not make: add its -device in the place that it had, also one that was plugged in while the VM ran (%s)", m[1], said)
 }
 
 func nonEmpty(s ...string) (out []string) {
@@ -266,12 +300,21 @@ func (in *Incoming) ExitCode() int {
 }
 
 // Signal passes a signal on to QEMU.
-func (in *Incoming) Signal(s os.Signal) { _ = in.cmd.Process.Signal(s) }
+func (in *Incoming) Signal(s os.Signal) {
+	if n, ok := s.(syscall.Signal); ok && in.PID != in.cmd.Process.Pid {
+		_ = syscall.Kill(in.PID, n)
+		return
+	}
+	_ = in.cmd.Process.Signal(s)
+}
 
 // Kill ends a QEMU that did not come to run.
 func (in *Incoming) Kill() error {
 	if in.Monitor != nil {
 		in.Monitor.Close()
+	}
+	if in.wrapped {
+		killTree(in.cmd.Process.Pid)
 	}
 	_ = in.cmd.Process.Kill()
 	<-in.exited

@@ -58,12 +58,14 @@ func TestStartFails(t *testing.T) {
 }
 
 func TestFinalArgs(t *testing.T) {
-	const ours = " -chardev socket,id=ramjet,fd=3 -mon chardev=ramjet,mode=control -incoming defer -S"
+	const ours = " -chardev socket,id=ramjet,fd=200 -mon chardev=ramjet,mode=control -incoming defer -S"
 	for _, c := range []struct{ args, socket, want string }{
 		{"", "", ours},
 		{"-m 1G -S -incoming tcp:0:1 -daemonize -smp 2", "", "-m 1G -smp 2" + ours},
 		{"-qmp unix:/old,server=on -monitor stdio", "/new", "-monitor stdio -qmp unix:/new,server=on,wait=off" + ours},
 		{"-qmp unix:/old,server=on", "", "-qmp unix:/old,server=on" + ours},
+		{"-loadvm there -preconfig -m 1G", "", "-m 1G" + ours},
+		{"-chardev null,id=ramjet", "", "-chardev null,id=ramjet" + strings.ReplaceAll(ours, "=ramjet", "=ramjet1")},
 		{"-chardev socket,id=c,path=/old,server=on -mon chardev=c,mode=control", "/n,1", "-qmp unix:/n,,1,server=on,wait=off" + ours},
 	} {
 		l := &Launch{CommandLine: CommandLine{Args: strings.Fields(c.args)}, Socket: c.socket}

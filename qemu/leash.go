@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -81,7 +82,7 @@ func leashOn(monitor *net.UnixConn) (*leash, error) {
 	return newLeash(f)
 }
 
-// hold says which process it is.
+// hold says which process it is; of a wrapper that forks, first that and then QEMU.
 func (l *leash) hold(pid int) { fmt.Fprintln(l.hand, pid) }
 
 // slip lets QEMU go. It may be called more than once.
@@ -103,10 +104,11 @@ func holdLeash() int {
 	if err != nil || strings.HasSuffix(words, leave) {
 		return 0
 	}
-	var pid int
-	if n, _ := fmt.Sscan(words, &pid); n == 1 {
-		if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	if pids := strings.Fields(words); len(pids) > 0 {
+		for _, text := range pids {
+			if pid, err := strconv.Atoi(text); err == nil {
+				killTree(pid)
+			}
 		}
 		return 0
 	}

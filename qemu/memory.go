@@ -4,6 +4,7 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -31,7 +32,7 @@ func (args Args) Mappable(name string) bool {
 // MapBlocks changes the memory backends so that the blocks come copy-on-write from files (docs/system/vm-templating.rst):
 // QEMU maps them privately, so the guest's writes never reach the file, and nobody reads what no guest asks for.
 func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
-	out := append(Args{}, args.Without("mem-path", "mem-prealloc")...)
+	out := slices.Clone(args.Without("mem-path", "mem-prealloc"))
 	if err := out.refusePrivate(); err != nil {
 		return nil, err
 	}
@@ -39,14 +40,14 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 		var p Properties
 		at := out.backend(b.Name)
 		if at < 0 {
-			p.Set("id", b.Name)
+			p.Set("id", strings.TrimPrefix(b.Name, "/objects/"))
 		} else {
 			p = ParseProperties(out[at].Value, "qom-type")
 			if hugePages(p) {
 				return nil, fmt.Errorf("block %s is to be in huge pages, which cannot be mapped from an image: use --mode=eager", b.Name)
 			}
 			p.Delete("share", "mem-path", "hugetlb", "hugetlbsize", "seal", "prealloc", "prealloc-threads",
-				"prealloc-context", "align", "pmem", "readonly", "rom", "offset", "discard-data", "reserve")
+				"prealloc-context", "align", "pmem", "readonly", "rom", "offset", "discard-data")
 		}
 		p.Set("qom-type", "memory-backend-file")
 		p.Set("size", b.Size)
@@ -55,6 +56,8 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 		p.Set("share", false)
 		p.Set("readonly", true)
 		p.Set("rom", "off")
+		// Before machine types 4.0 a backend's block has its path for a name, unless the machine made it (create_default_memdev).
+		p.Set("x-use-canonical-path-for-ramblock-id", strings.HasPrefix(b.Name, "/objects/"))
 		object := Arg{Name: "object", Value: p.String("qom-type"), HasValue: true}
 		if at >= 0 {
 			out[at] = object
@@ -124,15 +127,15 @@ func (args Args) CheckMemorySize(name string, size int64) error {
 }
 
 func sizeMismatch(name string, image, vm int64) error {
-	return fmt.Errorf("the image's memory %s has %s, this command line asks for %s: use -m %s", name, humanSize(image), humanSize(vm), flagSize(image))
+	return fmt.Errorf("the image's memory %s has %s, this command line asks for %s: use -m %s", name, humanSize(image), humanSize(vm), FlagSize(image))
 }
 
 func humanSize(n int64) string {
 	return units.CustomSize("%.4g %s", float64(n), 1024, []string{"B", "KiB", "MiB", "GiB", "TiB"})
 }
 
-// flagSize writes a size as -m takes it, exactly.
-func flagSize(n int64) string {
+// FlagSize writes a size in bytes as -m takes it, exactly.
+func FlagSize(n int64) string {
 	switch {
 	case n%(1<<30) == 0:
 		return fmt.Sprintf("%dG", n>>30)

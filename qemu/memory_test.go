@@ -8,7 +8,7 @@ import (
 )
 
 // mapped is what a backend has when it is mapped from the file that the tests name.
-const mapped = "size=1048576,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off"
+const mapped = "size=1048576,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off,x-use-canonical-path-for-ramblock-id=off"
 
 func TestMapBlocks(t *testing.T) {
 	for _, c := range []struct{ args, block, want string }{
@@ -17,13 +17,15 @@ func TestMapBlocks(t *testing.T) {
 		{"-object memory-backend-memfd,id=a,size=1M,share=on,seal=off -machine pc,memory-backend=a", "a",
 			"-object memory-backend-file,id=a," + mapped + " -machine pc,memory-backend=a"},
 		{"-machine pc,memory-backend=a -object memory-backend-file,size=1M,id=a,mem-path=/old,offset=1M,pmem=on,align=2M,discard-data=on,prealloc=on,dump=off", "a",
-			"-machine pc,memory-backend=a -object memory-backend-file,size=1048576,id=a,dump=off,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off"},
+			"-machine pc,memory-backend=a -object memory-backend-file,size=1048576,id=a,dump=off,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off,x-use-canonical-path-for-ramblock-id=off"},
 		{"-object memory-backend-ram,id=b,size=1M -object memory-backend-ram,id=a,size=1M,host-nodes=0,host-nodes=2,policy=bind", "a",
-			"-object memory-backend-ram,id=b,size=1M -object memory-backend-file,id=a,size=1048576,host-nodes=0,host-nodes=2,policy=bind,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off"},
+			"-object memory-backend-ram,id=b,size=1M -object memory-backend-file,id=a,size=1048576,host-nodes=0,host-nodes=2,policy=bind,mem-path=/f,,1,offset=8192,share=off,readonly=on,rom=off,x-use-canonical-path-for-ramblock-id=off"},
 		{`-object {"qom-type":"memory-backend-memfd","id":"a","size":1,"share":true,"hugetlb":false,"host-nodes":[0,3],"policy":"bind"}`, "a",
-			`-object {"host-nodes":[0,3],"id":"a","mem-path":"/f,1","offset":8192,"policy":"bind","qom-type":"memory-backend-file","readonly":true,"rom":"off","share":false,"size":1048576}`},
+			`-object {"host-nodes":[0,3],"id":"a","mem-path":"/f,1","offset":8192,"policy":"bind","qom-type":"memory-backend-file","readonly":true,"rom":"off","share":false,"size":1048576,"x-use-canonical-path-for-ramblock-id":false}`},
 		{"-object memory-backend-ram,id=a,size=1M -machine pc-i440fx-3.1,memory-backend=a", "/objects/a",
-			"-object memory-backend-file,id=a," + mapped + " -machine pc-i440fx-3.1,memory-backend=a"},
+			"-object memory-backend-file,id=a," + strings.ReplaceAll(mapped, "id=off", "id=on") + " -machine pc-i440fx-3.1,memory-backend=a"},
+		{"-object memory-backend-ram,id=a,size=1M,reserve=off,prealloc=off -machine pc,memory-backend=a", "a",
+			"-object memory-backend-file,id=a,size=1048576,reserve=off," + strings.TrimPrefix(mapped, "size=1048576,") + " -machine pc,memory-backend=a"},
 	} {
 		args := ParseArgs(strings.Fields(c.args))
 		before := strings.Join(args.Words(), " ")
@@ -97,7 +99,7 @@ func TestCheckMemorySize(t *testing.T) {
 		}
 	}
 	for n, want := range map[int64]string{1 << 30: "1G", 3 << 29: "1536M", 640 << 10: "640K"} {
-		if got := flagSize(n); got != want {
+		if got := FlagSize(n); got != want {
 			t.Errorf("%d is %s", n, got)
 		}
 	}

@@ -41,9 +41,11 @@ type VM struct {
 type CommandLine struct {
 	Executable string   `json:"executable"`
 	Args       []string `json:"args"` // without the program's name
-	Dir        string   `json:"dir"`  // what relative paths in Args start from
+	Dir        string   `json:"dir"`  // what relative paths in Args start from; empty: that is not known
 	// User is whose process it was, and so who could write Args; nil if that is not known, or no single user.
 	User *uint32 `json:"user,omitempty"`
+
+	config error // a -readconfig file of Args that could not be read
 }
 
 // Attach takes the VM's monitor and learns what it is. Without a socket it is looked for on pid's command
@@ -161,24 +163,31 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 	if errors.Is(err, os.ErrPermission) {
 		return c, fmt.Errorf("no permission to look at process %d: run as root or as its user", pid)
 	}
+	c.settle(proc)
 	return c, err
 }
 
 // givenArgs finds what a QEMU that Ramjet started was given by its user.
 func givenArgs(proc string) []string {
-	b, err := os.ReadFile(proc + "/environ")
-	if err != nil {
+	var list []argument
+	if json.Unmarshal([]byte(environmentValue(proc, givenVariable)), &list) != nil {
 		return nil
 	}
+	return words(list)
+}
+
+// environmentValue is a variable of a process's environment, or "".
+func environmentValue(proc, name string) string {
+	b, err := os.ReadFile(proc + "/environ")
+	if err != nil {
+		return ""
+	}
 	for _, v := range strings.Split(string(b), "\x00") {
-		if text, ok := strings.CutPrefix(v, givenVariable+"="); ok {
-			var list []argument
-			if json.Unmarshal([]byte(text), &list) == nil {
-				return words(list)
-			}
+		if text, ok := strings.CutPrefix(v, name+"="); ok {
+			return text
 		}
 	}
-	return nil
+	return ""
 }
 
 // ErrNoMonitor: a command line names no QMP socket.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -115,16 +116,18 @@ func (s *stderrLog) last() string {
 		text = bytes.Clone(s.kept.Bytes())
 		s.mu.Unlock()
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		l := strings.TrimSpace(lines[i])
+	last := ""
+	for _, l := range slices.Backward(strings.Split(strings.TrimSpace(string(text)), "\n")) {
+		l = strings.TrimSpace(l)
 		if l == "" || strings.Contains(l, ": warning: ") {
 			continue
 		}
 		if name, rest, ok := strings.Cut(l, ": "); ok && (strings.HasPrefix(name, "qemu") || strings.Contains(name, "/qemu")) {
-			return rest
+			return rest // what stands below it without the name is advice: "Use -machine help to list supported machines"
 		}
-		return l
+		if last == "" {
+			last = l
+		}
 	}
-	return ""
+	return last
 }

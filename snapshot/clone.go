@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -247,13 +248,34 @@ func (c *clone) clashes() error {
 		if !first[e.What] {
 			continue
 		}
-		where := ""
-		if c.Command == nil {
-			where = " (give QEMU's arguments after --)"
-		}
-		return fmt.Errorf("all clones would want %s: in %q write {n} for each clone's number%s%s", e.What, strings.Join(qemu.Args{e.Arg}.Words(), " "), where, wayOut(e))
+		return fmt.Errorf("all clones would want %s: write {n} for each clone's number in %q%s%s", e.What, strings.Join(qemu.Args{e.Arg}.Words(), " "), c.setting(e), wayOut(e))
 	}
 	return nil
+}
+
+// setting says where {n} is written for an option of the recorded command line.
+func (c *clone) setting(e qemu.Exclusive) string {
+	if c.Command != nil || e.Arg.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf(", as in --set '%s'", numberedExample(e))
+}
+
+var portNumber = regexp.MustCompile(`^port (\d+)`)
+
+// numberedExample is a setting (qemu.Args.Set) that gives each clone its own.
+func numberedExample(e qemu.Exclusive) string {
+	value := e.Arg.Value
+	if m := portNumber.FindStringSubmatch(e.What); m != nil && strings.Contains(value, m[1]) {
+		return e.Arg.Name + "=" + strings.Replace(value, m[1], m[1][:len(m[1])-1]+"{n}", 1)
+	}
+	if k := strings.LastIndexByte(e.What, '/'); k >= 0 {
+		name, _, _ := strings.Cut(e.What[k+1:], ",")
+		if name != "" && strings.Contains(value, name) {
+			return e.Arg.Name + "=" + strings.Replace(value, name, "{n}-"+name, 1)
+		}
+	}
+	return e.Arg.Name + "=VALUE"
 }
 
 func wayOut(e qemu.Exclusive) string {

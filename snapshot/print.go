@@ -5,6 +5,7 @@ package snapshot
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ramjet-vm/ramjet/qemu"
@@ -32,7 +33,8 @@ func PrintCommand(o RestoreOptions) ([]string, error) {
 		}
 		args = r.launch.LoadingArgs(path, r.Paused)
 	}
-	words := append([]string{r.launch.Executable}, args.Words()...)
+	words := append(slices.Clone(r.launch.Wrapper), r.launch.Executable)
+	words = append(words, args.Words()...)
 	for k, f := range r.launch.Files {
 		path, err := filepath.Abs(f.Name())
 		if err != nil {

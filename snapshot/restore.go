@@ -36,6 +36,7 @@ type RestoreOptions struct {
 	Base     string   // the base, if the image is a diff; where the diff says if empty
 	Mode     Mode     // Instant if empty
 	Command  []string // QEMU's arguments, or program and arguments; the recorded ones if nil
+	Set      []string // what to change in them; see qemu.Args.Set
 	Socket   string   // where the new VM's monitor listens; where the arguments say if empty
 	Paused   bool     // load, do not run
 	Detach   bool     // the VM outlives this process and has no terminal
@@ -176,6 +177,9 @@ func (r *restore) open() (err error) {
 	if err := r.commandLine(); err != nil {
 		return err
 	}
+	if err := r.settleArguments(); err != nil {
+		return err
+	}
 	r.launch.Detach = r.Detach
 	if r.Socket != "" {
 		if r.launch.Socket, err = filepath.Abs(r.Socket); err != nil {
@@ -188,19 +192,21 @@ func (r *restore) open() (err error) {
 // commandLine takes the words after "--", or the recorded ones.
 func (r *restore) commandLine() (err error) {
 	recorded := r.image.Seal != nil && len(r.image.Seal.CommandLine) > 0
-	words := r.Command
-	if len(words) > 0 && !strings.HasPrefix(words[0], "-") {
-		r.launch.Executable, err = qemu.FindExecutable(words[0])
-		words = words[1:]
-	} else {
+	wrapper, program, words := qemu.SplitCommand(r.Command)
+	r.launch.Wrapper = r.numbered(wrapper)
+	switch {
+	case len(wrapper) > 0:
+		r.launch.Executable = program // which the wrapper may look for elsewhere
+	case program != "":
+		r.launch.Executable, err = qemu.FindExecutable(program)
+	default:
 		r.launch.Executable, err = r.recordedProgram()
 	}
 	if err != nil {
 		return err
 	}
 	if r.Command != nil {
-		r.launch.Args = r.numbered(words)
-		return nil
+		return r.useArguments(words)
 	}
 	if !recorded {
 		return fmt.Errorf("%s does not say how its VM was started: give QEMU's arguments after --", r.Image)
@@ -209,15 +215,27 @@ func (r *restore) commandLine() (err error) {
 		return err
 	}
 	m := r.image.Seal
-	if blanked := qemu.Blanked(m.CommandLine); len(blanked) > 0 {
-		return fmt.Errorf("the command line recorded in %s is without its secrets, which are never saved: give it after --, with %s made complete (ramjet inspect shows it)",
+	if err := r.useArguments(m.CommandLine); err != nil {
+		return err
+	}
+	if blanked := qemu.Blanked(r.launch.Args); len(blanked) > 0 {
+		return fmt.Errorf("the command line recorded in %s is without its secrets, which are never saved: make %s complete with --set, or give the command line after -- (ramjet inspect shows it)",
 			r.Image, strings.Join(blanked, " and "))
 	}
-	r.launch.Args = r.numbered(m.CommandLine)
+	if err := knownDirectory(r.launch.Args, m.Cwd); err != nil {
+		return err
+	}
 	if st, err := os.Stat(m.Cwd); err == nil && st.IsDir() {
 		r.launch.Dir = m.Cwd
 	}
 	return nil
+}
+
+// useArguments takes QEMU's arguments, changed as the user wants it.
+func (r *restore) useArguments(words []string) error {
+	args, err := qemu.ParseArgs(words).Set(r.Set...)
+	r.launch.Args = r.numbered(args.Words())
+	return err
 }
 
 // numbered puts a clone's number in.
@@ -313,9 +331,9 @@ func (r *restore) compare(blocks []qemu.RAMBlock) error {
 		size, ok := vm[b.Name]
 		switch {
 		case !ok:
-			return fmt.Errorf("the image has memory %q (%d bytes) that this VM has not: start it with the devices of the saved one", b.Name, b.Length)
+			return missingMemory(b.Name, b.Length)
 		case size != b.Length && !resizable(b.Name):
-			return fmt.Errorf("the memory %q has %d bytes in the image and %d in this VM: start it as the saved one was (-m)", b.Name, b.Length, size)
+			return otherSize(b.Name, b.Length, size)
 		}
 		delete(vm, b.Name)
 	}

@@ -317,6 +317,9 @@ func (s *save) metadata() *seal.Metadata {
 	if !s.NoCommandLine {
 		c := s.vm.CommandLine
 		m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = qemu.WithoutSecrets(c.Args), c.Dir, c.Executable, c.User
+		if unknown := c.Unknown(); unknown != "" {
+			s.log("to restore it, its command line will be needed: %s", unknown)
+		}
 		for _, b := range qemu.Blanked(m.CommandLine) {
 			s.log("recorded without its secret: %s", b)
 		}

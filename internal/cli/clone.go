@@ -24,8 +24,9 @@ func (a *app) clone() *cobra.Command {
 		Short: "Start N VMs from one image",
 		Long: `Start N VMs from IMAGE. They share its page cache: each costs the memory that it writes to.
 
-In QEMU's arguments {n} stands for the clone's number, from 0 on. What two clones cannot both have - a port of the host,
-a socket, a file or a disk that is written - is found before the first one starts. With --qmp-dir DIR their monitors are
+In QEMU's arguments {n} stands for the clone's number, from 0 on; --set puts it into single options of the recorded ones. What
+two clones cannot both have - a port of the host, a socket, a file or a disk that is written - is found before the first one
+starts. With --qmp-dir DIR their monitors are
 DIR/0.sock, DIR/1.sock and so on, with --overlay what they write to their disks goes into qcow2 images in DIR.
 
 If one cannot be started the others are left running, and the error says which.
@@ -33,6 +34,7 @@ If one cannot be started the others are left running, and the error says which.
 The guests are the same to the last bit: the same host name, MAC addresses and random numbers to come. That is fine for guests
 that are on no network with each other; a device -device vmgenid tells a guest that it was cloned.`,
 		Example: `  ramjet clone vm1.img -n 10 --qmp-dir /run/clones --overlay --detach
+  ramjet clone vm1.img -n 10 --qmp-dir /run/clones --set 'netdev.net0.hostfwd=tcp::222{n}-:22' --detach
   ramjet clone vm1.img -n 3 --qmp-dir /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
 		Args: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
@@ -68,6 +70,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp-dir")
 	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
+	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
 	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
 	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before they run")

@@ -22,8 +22,9 @@ func (a *app) restore() *cobra.Command {
 		Short: "Start a VM from an image",
 		Long: `Start a VM from IMAGE, made by ramjet save or by QEMU's own "migrate file:" with mapped-ram.
 
-What stands after -- is the command that started the saved VM; without it the recorded one is used. What concerns
-memory backing, -incoming, -S and (with --qmp) the monitor is replaced, all else is passed on as it is.
+What stands after -- is the command that started the saved VM, with the words before QEMU (nice, env, ip netns exec NAME); without it
+the recorded one is used. --set changes single options of it. What concerns memory backing, -incoming, -loadvm, -S and (with --qmp) the
+monitor is replaced, the machine type is the image's own, all else is passed on as it is.
 
 instant: the guest's memory is the image, mapped copy-on-write. Takes milliseconds at any size; IMAGE must stay as it is
 while the VM runs (it may be deleted or replaced by another file).
@@ -33,6 +34,7 @@ Of an image with a seal, headers, bitmaps, device state and firmware are checked
 every page as it is read. In instant mode --verify checks all pages before, --scrub while the guest runs.`,
 		Example: `  ramjet restore vm1.img
   ramjet restore --qmp /run/vm2.qmp --detach --json vm1.img
+  ramjet restore --qmp /run/vm2.qmp --set netdev.net0.hostfwd=tcp::2223-:22 vm1.img
   ramjet restore --mode eager vm1.img -- -machine q35 -m 4G -drive file=disk.qcow2,if=virtio`,
 		Args: func(c *cobra.Command, args []string) error {
 			if n := c.ArgsLenAtDash(); n >= 0 {
@@ -69,6 +71,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
+	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
 	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
 	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before the VM runs (eager does so anyway)")
