@@ -23,13 +23,18 @@ func Sandbox() (missing error) {
 //
 // There is no Landlock: a process that is under it may not look at one that is not (ptrace(2) access, Landlock's rule for
 // domains). And there are exceptions from the filter, for /proc/PID of the QEMU and for descriptors of this process: opening
-// what exists already, without truncating it, and process_vm_readv, process_vm_writev, pidfd_open and pidfd_getfd. A filter
-// cannot look at paths; that no other is opened is up to this program.
-func SandboxBeside() (missing error) {
+// what exists already, without truncating it, and process_vm_readv, process_vm_writev and pidfd_open of the QEMU, which is
+// process pid, and pidfd_getfd. A filter cannot look at paths; that no other is opened is up to this program.
+func SandboxBeside(pid int) (missing error) {
 	return sandbox.Calls(sandbox.Group{
 		Action: seccomp.ActionAllow,
-		Names: []string{"process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "getdents64", "readlinkat", "ioctl",
+		Names: []string{"pidfd_getfd", "getdents64", "readlinkat", "ioctl",
 			"waitid", "wait4"}, // the end of the guardian, which was started before
-		NamesWithCondtions: []seccomp.NameWithConditions{sandbox.OpenExisting},
+		NamesWithCondtions: []seccomp.NameWithConditions{
+			sandbox.OpenExisting,
+			sandbox.With("process_vm_readv", 0, seccomp.Equal, uint64(pid)),
+			sandbox.With("process_vm_writev", 0, seccomp.Equal, uint64(pid)),
+			sandbox.With("pidfd_open", 0, seccomp.Equal, uint64(pid)),
+		},
 	})
 }

@@ -131,6 +131,9 @@ func (p *Proxy) commands() map[string]qmp.Command {
 	}
 }
 
+// PID is the QEMU's process.
+func (p *Proxy) PID() int { return p.vm.PID }
+
 // Gone is closed when the QEMU has ended, or has dropped the connection.
 func (p *Proxy) Gone() <-chan struct{} { return p.vm.Monitor.Done() }
 

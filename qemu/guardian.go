@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -23,6 +24,9 @@ import (
 // leave to go - this process was killed - it lets the VM go on, takes our descriptor sets away
 // and removes the unfinished file. It does the same when it has orders for the VM and nothing comes out of the pipe for
 // GuardianPatience: this process is stopped, or frozen. The connection to the monitor is shut down then.
+//
+// Which file that is, is fixed when it starts: a directory's descriptor and a name in it. The process that gives the orders may have been
+// taken over by a guest meanwhile, and has given up the right to remove files itself.
 //
 // It is this program itself under another name, so any program that links the package can have one.
 type Guardian struct {
@@ -47,7 +51,6 @@ type Orders struct {
 	Cont  bool      `json:"cont,omitempty"`  // the VM was running: let it go on
 	Hurry []Command `json:"hurry,omitempty"` // QEMU migrates on our behalf: this brings it to its end (Migration.Hurry)
 	Sets  []int64   `json:"sets,omitempty"`  // descriptor sets to remove
-	Files []string  `json:"files,omitempty"` // unfinished files to remove
 	Undo  []Command `json:"undo,omitempty"`  // of what we set in the VM
 	Leave bool      `json:"leave,omitempty"` // all is well: end
 }
@@ -60,8 +63,18 @@ func init() {
 	}
 }
 
-// StartGuardian starts one and returns when it stands by. It has no orders yet.
-func (vm *VM) StartGuardian() (*Guardian, error) {
+// StartGuardian starts one and returns when it stands by. It has no orders yet. unfinished are the files that it removes, where they are
+// there, when it follows its orders.
+func (vm *VM) StartGuardian(unfinished ...string) (*Guardian, error) {
+	dirs, names, err := openDirectories(unfinished)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
+	}
+	defer func() {
+		for _, d := range dirs {
+			d.Close()
+		}
+	}()
 	conn, err := vm.Monitor.File()
 	if err != nil {
 		return nil, fmt.Errorf("cannot start the guardian process: %w", err)
@@ -74,9 +87,9 @@ func (vm *VM) StartGuardian() (*Guardian, error) {
 	defer in.Close()
 	g := &Guardian{orders: out, ended: make(chan struct{})}
 	g.cmd = exec.Command("/proc/self/exe")
-	g.cmd.Args = []string{guardianName}
+	g.cmd.Args = append([]string{guardianName}, names...)
 	g.cmd.Stdin = in
-	g.cmd.ExtraFiles = []*os.File{conn}
+	g.cmd.ExtraFiles = append([]*os.File{conn}, dirs...)
 	g.cmd.Env = []string{"GOMAXPROCS=1"}
 	// A Ctrl-C on the terminal goes to the whole foreground group; it is meant for us, not for the guardian.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -155,6 +168,25 @@ func (g *Guardian) Abandon(wait time.Duration) {
 	}
 }
 
+// firstDirectory is the descriptor of the first file's directory in the guardian; the monitor's is one below.
+const firstDirectory = 4
+
+// openDirectories opens the directories of files, and returns the files' names in them.
+func openDirectories(files []string) (dirs []*os.File, names []string, err error) {
+	for _, f := range files {
+		dir, name := filepath.Split(f)
+		fd, err := unix.Open(filepath.Clean(dir), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			for _, d := range dirs {
+				d.Close()
+			}
+			return nil, nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+		dirs, names = append(dirs, os.NewFile(uintptr(fd), dir)), append(names, name)
+	}
+	return dirs, names, nil
+}
+
 // exitSilence is the exit status of a guardian that has followed its orders because it heard nothing any more.
 const exitSilence = 7
 
@@ -171,8 +203,8 @@ func guard() int {
 	}
 	// Our process, if it wakes up, learns by this that nobody listens any more.
 	in.Close()
-	for _, f := range o.Files {
-		os.Remove(f)
+	for i, name := range os.Args[1:] {
+		_ = unix.Unlinkat(firstDirectory+i, name, 0)
 	}
 	m := &lastMonitor{f: os.NewFile(3, "monitor"), rivals: silent}
 	m.in = bufio.NewReader(m.f)

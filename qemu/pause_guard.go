@@ -48,14 +48,13 @@ func (p *Pause) Unclaim() {
 // Guard has a guardian stand by from now on, which removes the unfinished files, too, should this process die. It is needed
 // before Hold.
 func (p *Pause) Guard(files ...string) error {
-	g, err := p.vm.StartGuardian()
+	g, err := p.vm.StartGuardian(files...)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.guardian = g
-	p.orders.Files = files
 	return p.tell()
 }
 

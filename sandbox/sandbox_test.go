@@ -168,12 +168,13 @@ func TestFiles(t *testing.T) {
 
 // systemCalls gives up all but some calls.
 func systemCalls(dir string) {
-	null := try(os.Open("/dev/null"))
+	null, parent := try(os.Open("/dev/null")), os.Getppid()
 	err := Calls(Group{
 		Action: seccomp.ActionAllow,
 		Names:  []string{"prctl"},
 		NamesWithCondtions: []seccomp.NameWithConditions{
 			OpenExisting,
+			With("process_vm_readv", 0, seccomp.Equal, uint64(parent)),
 			With("ioctl", 1, seccomp.Equal, unix.TCGETS),
 			With("ioctl", 1, seccomp.Equal, unix.TIOCGWINSZ),
 		},
@@ -191,7 +192,14 @@ func systemCalls(dir string) {
 	say("run a program:", unix.Exec("/bin/true", []string{"true"}, nil))
 	_, err = unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	say("a socket:", err)
-	say("a signal:", unix.Kill(os.Getppid(), 0))
+	say("a signal:", unix.Kill(parent, 0))
+	var addr uintptr
+	fmt.Sscan(os.Getenv(helper+"_ADDR"), &addr)
+	local := []unix.Iovec{{Base: &make([]byte, len(other))[0], Len: uint64(len(other))}}
+	_, err = unix.ProcessVMReadv(parent, local, []unix.RemoteIovec{{Base: addr, Len: len(other)}}, 0)
+	say("the memory of the VM's process:", err)
+	_, err = unix.ProcessVMReadv(1, local, []unix.RemoteIovec{{Base: addr, Len: len(other)}}, 0)
+	say("that of another:", err)
 	_, err = unix.IoctlGetTermios(int(null.Fd()), unix.TCGETS)
 	say("an ioctl:", err)
 	_, err = unix.IoctlGetInt(int(null.Fd()), unix.TIOCSTI)
@@ -208,6 +216,8 @@ func TestCalls(t *testing.T) {
 		run a program: EPERM
 		a socket: EPERM
 		a signal: EPERM
+		the memory of the VM's process: yes
+		that of another: EPERM
 		an ioctl: ENOTTY
 		another ioctl: EPERM`)
 }

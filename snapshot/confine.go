@@ -19,7 +19,7 @@ import (
 // goes when it is known which memory is saved: memory that is plugged in until then is opened like the rest.
 
 // confineCalls gives up all system calls but those that a save makes from here on. Of paths those are: existing files, not
-// truncated; names. Of other processes: reading their memory.
+// truncated; names. Of other processes: reading the memory of the VM's.
 func (s *save) confineCalls() {
 	if !s.Confine {
 		return
@@ -27,12 +27,13 @@ func (s *save) confineCalls() {
 	missing := sandbox.Calls(sandbox.Group{
 		Action: seccomp.ActionAllow,
 		Names: []string{
-			"process_vm_readv", "getdents64", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+			"getdents64", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
 			"waitid", "wait4", // the end of the guardian
 			"landlock_add_rule", "landlock_restrict_self",
 		},
 		NamesWithCondtions: []seccomp.NameWithConditions{
 			sandbox.OpenExisting,
+			sandbox.With("process_vm_readv", 0, seccomp.Equal, uint64(s.vm.PID)), // nobody else's memory
 			sandbox.With("prctl", 0, seccomp.Equal, unix.PR_SET_NO_NEW_PRIVS),
 			sandbox.With("prlimit64", 2, seccomp.Equal, 0), // only look
 			sandbox.With("ioctl", 1, seccomp.Equal, uint64(guestmem.PagemapScan)),

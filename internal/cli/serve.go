@@ -106,8 +106,8 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 	}
 	if !o.noSandbox {
 		sandbox := monitor.Sandbox
-		if o.vm != "" {
-			sandbox = monitor.SandboxBeside
+		if p, ok := b.(*proxy.Proxy); ok {
+			sandbox = func() error { return monitor.SandboxBeside(p.PID()) }
 		}
 		if missing := sandbox(); missing != nil {
 			a.log(missing.Error())
