@@ -5,15 +5,36 @@ package qemu
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+)
+
+// Kind is what an Exclusive is, and so how a machine tells whether somebody has it.
+type Kind int
+
+// Kinds of Exclusives. Of an OtherKind only the command lines of other QEMUs tell.
+const (
+	OtherKind      Kind = iota
+	SocketKind          // Name is the path of a Unix socket that is listened on
+	TCPKind             // Name is HOST:PORT, the host possibly empty
+	UDPKind             // the same
+	MemoryFileKind      // Name is the path of a file, or of a directory for files without names, that is mapped shared
+	FileKind            // Name is the path of a file that is written
+	DeviceFileKind      // Name is the path of a device of the host that one process at a time can use
+	DiskKind            // Name is the path of a disk image that is written
+	RemoteDiskKind      // Name is the address of a disk that is written and is no file of this host
 )
 
 // Exclusive is something that a command line asks for and that only one QEMU at a time can have.
 type Exclusive struct {
 	What string // "port 2222 of this host (tcp)", "the socket /run/vm.qmp"
 	Arg  Arg    // that asks for it
+	Kind Kind
+	Name string // see Kind
+	Disk Disk   // of a DiskKind or RemoteDiskKind
 }
 
 // exclusives collects them.
@@ -24,7 +45,7 @@ type exclusives struct {
 	found []Exclusive
 }
 
-// Exclusive finds them: ports and sockets that are listened on, files that are written, devices of the host.
+// Exclusive finds them: ports and sockets that are listened on, files and disks that are written, devices of the host.
 // Files written by -trace, -audiodev and the like do no harm when two write them, and are not looked for.
 func (args Args) Exclusive(dir string) []Exclusive {
 	e := &exclusives{args: args, dir: dir}
@@ -32,17 +53,33 @@ func (args Args) Exclusive(dir string) []Exclusive {
 		e.arg = a
 		e.option(a)
 	}
-	for _, d := range args.Disks() {
-		if !d.ReadOnly {
-			e.arg = args[d.Arg]
-			e.add("the disk image %s, which is written", e.path(d.Path))
+	for _, d := range args.allDisks() {
+		if d.ReadOnly || d.Shared {
+			continue
 		}
+		e.arg = args[d.Arg]
+		if d.remote {
+			e.add(RemoteDiskKind, d.Path, "the disk %s, which is written", blankURLs(blankValue("drive", d.Path)))
+		} else {
+			e.add(DiskKind, e.path(d.Path), "the disk image %s, which is written", e.path(d.Path))
+		}
+		e.found[len(e.found)-1].Disk = d.Disk
 	}
 	return e.found
 }
 
-func (e *exclusives) add(format string, values ...any) {
-	e.found = append(e.found, Exclusive{fmt.Sprintf(format, values...), e.arg})
+func (e *exclusives) add(kind Kind, name, format string, values ...any) {
+	e.found = append(e.found, Exclusive{What: fmt.Sprintf(format, values...), Arg: e.arg, Kind: kind, Name: name})
+}
+
+func (e *exclusives) socket(path string) {
+	e.add(SocketKind, e.path(path), "the socket %s", e.path(path))
+}
+
+func (e *exclusives) file(path string) { e.add(FileKind, e.path(path), "the file %s", e.path(path)) }
+
+func (e *exclusives) device(path string) {
+	e.add(DeviceFileKind, e.path(path), "the file %s", e.path(path))
 }
 
 func (e *exclusives) path(p string) string {
@@ -59,7 +96,7 @@ func (e *exclusives) option(a Arg) {
 	case "gdb":
 		e.character(a.Value + ",server=on")
 	case "s":
-		e.port("tcp", "1234")
+		e.port("tcp", "", "1234")
 	case "chardev":
 		e.chardev(ParseProperties(a.Value, "backend"))
 	case "netdev", "nic", "net":
@@ -73,27 +110,54 @@ func (e *exclusives) option(a Arg) {
 	case "spice":
 		e.spice(ParseProperties(a.Value, ""))
 	case "pidfile", "D":
-		e.add("the file %s", e.path(a.Value))
+		e.file(a.Value)
+	case "tpmdev":
+		if p := ParseProperties(a.Value, "type"); p.Get("type") == "passthrough" {
+			path := p.Get("path")
+			if path == "" {
+				path = "/dev/tpm0"
+			}
+			e.device(path)
+		}
 	case "object":
 		p := ParseProperties(a.Value, "qom-type")
-		if p.Get("qom-type") == "memory-backend-file" && isOn(p, "share") && !isOn(p, "readonly") {
-			e.add("the memory in the file %s", e.path(p.Get("mem-path")))
+		disk := e.args.memoryOfDisk(p.Get("id"))
+		if p.Get("qom-type") == "memory-backend-file" && isOn(p, "share") && !isOn(p, "readonly") && !disk {
+			path := e.path(p.Get("mem-path"))
+			e.add(MemoryFileKind, path, "the memory in the file %s", path)
 		}
 	case "device":
-		p := ParseProperties(a.Value, "driver")
-		if cid := p.Get("guest-cid"); cid != "" {
-			e.add("the vsock address %s", cid)
-		}
-		if host := p.Get("host"); host != "" && strings.HasPrefix(p.Get("driver"), "vfio-") {
-			e.add("the host's device %s", host)
-		}
+		e.hostDevice(ParseProperties(a.Value, "driver"))
 	}
 }
 
-func (e *exclusives) port(protocol, port string) {
-	if port != "" && port != "0" {
-		e.add("port %s of this host (%s)", port, protocol)
+func (e *exclusives) hostDevice(p Properties) {
+	driver := p.Get("driver")
+	if cid := p.Get("guest-cid"); cid != "" {
+		e.add(OtherKind, cid, "the vsock address %s", cid)
 	}
+	for _, key := range []string{"host", "sysfsdev"} {
+		if v := p.Get(key); v != "" && strings.HasPrefix(driver, "vfio-") {
+			e.add(OtherKind, v, "the host's device %s", v)
+		}
+	}
+	if v := p.Get("hostaddr"); v != "" && driver == "usb-host" {
+		e.add(OtherKind, "hostaddr", "the host's USB device %s.%s", p.Get("hostbus"), v)
+	}
+}
+
+// port takes a port and the address of this host on which it is, which may be empty for all.
+func (e *exclusives) port(protocol, host, port string) {
+	if port != "" && port != "0" {
+		kind := map[string]Kind{"tcp": TCPKind, "udp": UDPKind}[protocol]
+		e.add(kind, net.JoinHostPort(strings.Trim(host, "[]"), port), "port %s of this host (%s)", port, protocol)
+	}
+}
+
+// address is port for "HOST:PORT".
+func (e *exclusives) address(protocol, address string) {
+	colon := strings.LastIndex(address, ":")
+	e.port(protocol, address[:max(colon, 0)], address[colon+1:])
 }
 
 // character takes the short form of a character device (qemu_chr_parse_compat).
@@ -104,39 +168,56 @@ func (e *exclusives) character(value string) {
 	switch kind {
 	case "unix":
 		if isOn(p, "server") {
-			e.add("the socket %s", e.path(p.Get("path")))
+			e.socket(p.Get("path"))
 		}
 	case "tcp", "telnet", "websocket", "tn3270":
 		if isOn(p, "server") {
-			e.port("tcp", p.Get("path")[strings.LastIndex(p.Get("path"), ":")+1:])
+			e.address("tcp", p.Get("path"))
 		}
 	case "udp":
 		if _, local, ok := strings.Cut(rest, "@"); ok {
-			e.port("udp", local[strings.LastIndex(local, ":")+1:])
+			e.address("udp", local)
 		}
 	case "file", "pipe":
-		e.add("the file %s", e.path(p.Get("path")))
+		e.file(p.Get("path"))
 	}
 }
 
 func (e *exclusives) chardev(p Properties) {
 	if log := p.Get("logfile"); log != "" {
-		e.add("the file %s", e.path(log))
+		e.file(log)
 	}
+	path := p.Get("path")
 	switch p.Get("backend") {
 	case "socket":
 		switch {
-		case !isOn(p, "server"):
-		case p.Get("path") != "":
-			e.add("the socket %s", e.path(p.Get("path")))
-		default:
-			e.port("tcp", p.Get("port"))
+		case path != "" && isOn(p, "server"):
+			e.socket(path)
+		case path != "" && e.args.takesOneClient(p.Get("id")):
+			e.add(OtherKind, path, "the server at the socket %s", e.path(path))
+		case path == "" && isOn(p, "server"):
+			e.port("tcp", p.Get("host"), p.Get("port"))
 		}
 	case "udp":
-		e.port("udp", p.Get("localport"))
-	case "file", "pipe", "serial", "parallel":
-		e.add("the file %s", e.path(p.Get("path")))
+		e.port("udp", p.Get("localaddr"), p.Get("localport"))
+	case "file", "pipe":
+		e.file(path)
+	case "serial", "parallel", "tty", "parport":
+		e.device(path)
 	}
+}
+
+// takesOneClient tells whether the server that a chardev connects to serves one VM: swtpm, vhost-user.
+func (args Args) takesOneClient(id string) bool {
+	return slices.ContainsFunc(args, func(a Arg) bool {
+		switch a.Name {
+		case "tpmdev", "netdev", "device":
+			p := ParseProperties(a.Value, "type")
+			kind := p.Get("type") + p.Get("driver")
+			return p.Get("chardev") == id && (a.Name == "tpmdev" || strings.Contains(kind, "vhost-user"))
+		}
+		return false
+	})
 }
 
 func (e *exclusives) network(value string) {
@@ -146,26 +227,34 @@ func (e *exclusives) network(value string) {
 		host, _, _ := strings.Cut(rule, "-")
 		f := strings.Split(host, ":")
 		if f[0] == "unix" {
-			e.add("the socket %s", e.path(strings.TrimPrefix(host, "unix:")))
+			e.socket(strings.TrimPrefix(host, "unix:"))
 			continue
 		}
 		protocol := f[0]
 		if protocol == "" {
 			protocol = "tcp"
 		}
-		e.port(protocol, f[len(f)-1])
+		e.address(protocol, strings.TrimPrefix(strings.TrimPrefix(host, f[0]), ":"))
 	}
 	if name := p.Get("ifname"); name != "" {
-		e.add("the network interface %s", name)
+		e.add(OtherKind, name, "the network interface %s", name)
 	}
 	if listen := p.Get("listen"); listen != "" {
-		e.port("tcp", listen[strings.LastIndex(listen, ":")+1:])
+		e.address("tcp", listen)
 	}
-	if p.Get("type") == "stream" && isOn(p, "server") {
+	if p.Get("udp") != "" {
+		e.address("udp", p.Get("localaddr"))
+	}
+	switch {
+	case p.Get("type") == "stream" && isOn(p, "server"):
 		if path := p.Get("addr.path"); path != "" {
-			e.add("the socket %s", e.path(path))
+			e.socket(path)
 		}
-		e.port("tcp", p.Get("addr.port"))
+		e.port("tcp", p.Get("addr.host"), p.Get("addr.port"))
+	case p.Get("type") == "dgram" && p.Get("remote.host") != "" && p.Get("local.port") != "":
+		e.port("udp", p.Get("local.host"), p.Get("local.port"))
+	case p.Get("type") == "dgram" && p.Get("local.path") != "":
+		e.socket(p.Get("local.path"))
 	}
 }
 
@@ -195,26 +284,28 @@ func (e *exclusives) vnc(value string) {
 	p := ParseProperties(value, "vnc")
 	address := p.Get("vnc")
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		e.add("the socket %s", e.path(path))
+		e.socket(path)
 		return
 	}
-	display, err := strconv.Atoi(address[strings.LastIndex(address, ":")+1:])
+	colon := strings.LastIndex(address, ":")
+	host := address[:max(colon, 0)]
+	display, err := strconv.Atoi(address[colon+1:])
 	if err != nil || p.Get("to") != "" || isOn(p, "reverse") {
 		return
 	}
-	e.port("tcp", strconv.Itoa(5900+display))
+	e.port("tcp", host, strconv.Itoa(5900+display))
 	if p.Get("websocket") == "on" {
-		e.port("tcp", strconv.Itoa(5700+display))
+		e.port("tcp", host, strconv.Itoa(5700+display))
 	} else {
-		e.port("tcp", p.Get("websocket"))
+		e.address("tcp", p.Get("websocket"))
 	}
 }
 
 func (e *exclusives) spice(p Properties) {
 	if isOn(p, "unix") {
-		e.add("the socket %s", e.path(p.Get("addr")))
+		e.socket(p.Get("addr"))
 		return
 	}
-	e.port("tcp", p.Get("port"))
-	e.port("tcp", p.Get("tls-port"))
+	e.port("tcp", p.Get("addr"), p.Get("port"))
+	e.port("tcp", p.Get("addr"), p.Get("tls-port"))
 }

@@ -79,10 +79,9 @@ func (l *Launch) usersArgs() Args {
 	return args
 }
 
-// CheckSockets refuses monitor sockets that somebody still serves: QEMU would take the path away from a VM
-// that runs (unix_listen_saddr unlinks it).
-func (l *Launch) CheckSockets() error {
-	for _, m := range l.FinalArgs().monitors() {
+// checkMonitors refuses monitor sockets that somebody still serves, and paths where none can be made.
+func (l *Launch) checkMonitors(args Args) error {
+	for _, m := range args.monitors() {
 		if m.path == "" {
 			continue
 		}
@@ -90,9 +89,8 @@ func (l *Launch) CheckSockets() error {
 		if len(path) > 107 {
 			return fmt.Errorf("the socket path %s is longer than the 107 bytes that Linux allows", path)
 		}
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
-			return fmt.Errorf("another VM has its monitor at %s: give this one its own with --qmp", path)
+		if p, served := listeningAt(path); served {
+			return fmt.Errorf("another VM, %s, has its monitor at %s: give this one its own with --qmp", p, path)
 		}
 		if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
 			return fmt.Errorf("%s is not a socket: give another path with --qmp", path)
@@ -152,7 +150,7 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	in.stderr.started()
 	in.setPID(in.cmd.Process.Pid)
 	go func() { in.cmd.Wait(); close(in.exited) }()
-	in.Monitor, err = l.connect(ctx, ours, in.exited)
+	in.Monitor, err = l.connect(ctx, ours, in)
 	if err != nil {
 		return nil, errors.Join(in.explain(err), in.Kill())
 	}
@@ -173,18 +171,24 @@ func (in *Incoming) setPID(pid int) {
 	}
 }
 
-// connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU.
-func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, exited <-chan struct{}) (*qmp.Client, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU, or until it is seen to wait
+// for something that does not come.
+func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) (*qmp.Client, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	go func() {
 		select {
-		case <-exited:
-			cancel()
+		case <-in.exited:
+			cancel(context.Canceled)
 		case <-ctx.Done():
 		}
 	}()
-	return qmp.Dialer{GreetingTimeout: startTimeout}.NewClient(ctx, conn)
+	go l.watchStart(ctx, in.PID, cancel)
+	m, err := qmp.Dialer{GreetingTimeout: startTimeout}.NewClient(ctx, conn)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		err = context.Cause(ctx)
+	}
+	return m, err
 }
 
 // startTimeout is generous: a QEMU that preallocates much memory takes long to greet.

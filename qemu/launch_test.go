@@ -75,7 +75,7 @@ func TestFinalArgs(t *testing.T) {
 	}
 }
 
-func TestCheckSockets(t *testing.T) {
+func TestCheckMonitors(t *testing.T) {
 	dir := t.TempDir()
 	served, err := net.Listen("unix", filepath.Join(dir, "served"))
 	if err != nil {
@@ -92,13 +92,13 @@ func TestCheckSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		"stale": "", "new": "", "served": "another VM has its monitor at", "file": "not a socket", strings.Repeat("long", 30): "107 bytes",
+		"stale": "", "new": "", "served": "has its monitor at", "file": "not a socket", strings.Repeat("long", 30): "107 bytes",
 	} {
 		for _, l := range []*Launch{
 			{Socket: filepath.Join(dir, path)},
 			{CommandLine: CommandLine{Dir: dir, Args: []string{"-qmp", "unix:" + path + ",server=on,wait=off"}}},
 		} {
-			err := l.CheckSockets()
+			err := l.CheckFree()
 			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v", path, err)
 			}

@@ -42,6 +42,9 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 		if at < 0 {
 			p.Set("id", strings.TrimPrefix(b.Name, "/objects/"))
 		} else {
+			if err := out.refuseMapping(b.Name); err != nil {
+				return nil, err
+			}
 			p = ParseProperties(out[at].Value, "qom-type")
 			if hugePages(p) {
 				return nil, fmt.Errorf("block %s is to be in huge pages, which cannot be mapped from an image: use --mode=eager", b.Name)
@@ -78,6 +81,21 @@ func (args Args) refusePrivate() error {
 		}
 	}
 	return nil
+}
+
+// CheckWritable refuses to fill a block whose backend gives the VM memory that cannot be written, or whose file is only to be read
+// (docs/system/vm-templating.rst; with rom=auto memory that is readonly is ROM).
+func (args Args) CheckWritable(name string) error {
+	at := args.backend(name)
+	if at < 0 {
+		return nil
+	}
+	p := ParseProperties(args[at].Value, "qom-type")
+	if !isOn(p, "readonly") || p.Get("rom") == "off" && !isOn(p, "share") {
+		return nil
+	}
+	return fmt.Errorf("block %s is to be in the file %s with readonly=on, into which nothing is loaded: leave readonly=on out, or use --mode=instant, which takes the memory from the image",
+		name, p.Get("mem-path"))
 }
 
 func hugePages(p Properties) bool {

@@ -209,34 +209,17 @@ func (c *clone) options(i int) RestoreOptions {
 	return o
 }
 
-// clashes finds what two clones would both want and only one can have.
+// clashes finds what two clones would both want and only one can have, and with Overlay what even one would write to because no
+// overlay can come over it.
 func (c *clone) clashes() error {
-	if c.N == 1 {
+	if c.N == 1 && !c.Overlay {
 		return nil
 	}
-	wants := func(i int) ([]qemu.Exclusive, error) {
-		r, err := openRestore(c.options(i))
-		if err != nil {
-			return nil, err
-		}
-		defer r.close()
-		args := r.launch.FinalArgs()
-		if c.Overlay {
-			for _, d := range args.Disks() {
-				if !d.ReadOnly {
-					if args, err = args.WithOverlay(d, c.overlay(i, d)); err != nil {
-						return nil, err
-					}
-				}
-			}
-		}
-		return args.Exclusive(r.launch.Dir), nil
-	}
-	a, err := wants(0)
+	a, err := c.wants(0)
 	if err != nil {
 		return err
 	}
-	b, err := wants(1)
+	b, err := c.wants(1)
 	if err != nil {
 		return err
 	}
@@ -245,10 +228,15 @@ func (c *clone) clashes() error {
 		first[e.What] = true
 	}
 	for _, e := range b {
-		if !first[e.What] {
+		disk := e.Kind == qemu.DiskKind || e.Kind == qemu.RemoteDiskKind
+		if !first[e.What] || c.N == 1 && !disk {
 			continue
 		}
-		return fmt.Errorf("all clones would want %s: write {n} for each clone's number in %q%s%s", e.What, strings.Join(qemu.Args{e.Arg}.Words(), " "), c.setting(e), wayOut(e))
+		asking := strings.Join(qemu.Args{e.Arg}.Words(), " ")
+		if c.Overlay && disk {
+			return fmt.Errorf("no overlay can come over %s: write {n} for a disk of each clone's own in %q%s", e.What, asking, c.setting(e))
+		}
+		return fmt.Errorf("all clones would want %s: write {n} for each clone's number in %q%s%s", e.What, asking, c.setting(e), wayOut(e))
 	}
 	return nil
 }
@@ -278,9 +266,27 @@ func numberedExample(e qemu.Exclusive) string {
 	return e.Arg.Name + "=VALUE"
 }
 
+// wants is what clone i has and no other process may have.
+func (c *clone) wants(i int) ([]qemu.Exclusive, error) {
+	r, err := openRestore(c.options(i))
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	args := r.launch.FinalArgs()
+	if c.Overlay {
+		for _, d := range overlayable(args) {
+			if args, err = args.WithOverlay(d, c.overlay(i, d)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return slices.DeleteFunc(args.Exclusive(r.launch.Dir), qemu.Exclusive.OfDirectory), nil
+}
+
 func wayOut(e qemu.Exclusive) string {
 	switch {
-	case strings.HasPrefix(e.What, "the disk"):
+	case e.Kind == qemu.DiskKind && !e.Disk.Fixed:
 		return ", or give them --overlay"
 	case e.Arg.Name == "qmp":
 		return ", or give --qmp-dir DIRECTORY"
@@ -298,7 +304,7 @@ func (c *clone) start(ctx context.Context, i int) (_ *VM, overlays []string, err
 		return nil, nil, err
 	}
 	defer r.close()
-	if err := r.launch.CheckSockets(); err != nil {
+	if err := r.launch.CheckFree(); err != nil {
 		return nil, nil, err
 	}
 	defer func() {
@@ -338,7 +344,7 @@ func (c *clone) overlay(i int, d qemu.Disk) string {
 // overlays makes them for clone i, and puts them into its command line: into that which is run, and into that which a later save of the
 // clone records, so that nothing is ever restored over the disk below.
 func (c *clone) overlays(ctx context.Context, r *restore, i int) (made []string, err error) {
-	for _, d := range writtenDisks(r.launch.Args) {
+	for _, d := range overlayable(qemu.ParseArgs(r.launch.Args)) {
 		path := c.overlay(i, d)
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			return made, fmt.Errorf("%s exists already: it may be in use; choose another directory, or remove it", path)
@@ -358,7 +364,7 @@ func (c *clone) overlays(ctx context.Context, r *restore, i int) (made []string,
 // overlaid is a command line with overlays over the disks that are written, in their order.
 func overlaid(words, overlays []string) ([]string, error) {
 	args := qemu.ParseArgs(words)
-	for i, d := range writtenDisks(words) {
+	for i, d := range overlayable(args) {
 		var err error
 		if args, err = args.WithOverlay(d, overlays[i]); err != nil {
 			return nil, err
@@ -367,8 +373,9 @@ func overlaid(words, overlays []string) ([]string, error) {
 	return args.Words(), nil
 }
 
-func writtenDisks(words []string) []qemu.Disk {
-	return slices.DeleteFunc(qemu.ParseArgs(words).Disks(), func(d qemu.Disk) bool { return d.ReadOnly })
+// overlayable are the disks that are written and that overlays can come over.
+func overlayable(args qemu.Args) []qemu.Disk {
+	return slices.DeleteFunc(args.Disks(), func(d qemu.Disk) bool { return d.ReadOnly || d.Fixed })
 }
 
 func (c *clone) close() {

@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 		return nil, err
 	}
 	defer r.close()
-	if err := r.launch.CheckSockets(); err != nil {
+	if err := r.launch.CheckFree(); err != nil {
 		return nil, err
 	}
 	return r.start(ctx, r.check)
@@ -225,10 +226,20 @@ func (r *restore) commandLine() (err error) {
 	if err := knownDirectory(r.launch.Args, m.Cwd); err != nil {
 		return err
 	}
-	if st, err := os.Stat(m.Cwd); err == nil && st.IsDir() {
-		r.launch.Dir = m.Cwd
+	r.launch.Dir = m.Cwd
+	return checkDirectory(r.Image, m.Cwd)
+}
+
+// checkDirectory refuses a recorded command line whose relative paths would be looked for elsewhere.
+func checkDirectory(image, dir string) error {
+	if dir == "" {
+		return nil
 	}
-	return nil
+	if st, err := os.Stat(dir); err == nil && st.IsDir() {
+		return nil
+	}
+	return fmt.Errorf("the command line recorded in %s is to be run in the directory %s, which is not there any more: go to the directory of the VM's files and give QEMU's arguments after -- (ramjet inspect shows them)",
+		image, dir)
 }
 
 // useArguments takes QEMU's arguments, changed as the user wants it.
@@ -260,7 +271,11 @@ func (r *restore) placeMemory() error {
 		if !args.Mappable(b.Name) || b.PagesOffset == 0 {
 			continue
 		}
-		if err := args.CheckMemorySize(b.Name, b.Length); err != nil {
+		err := args.CheckMemorySize(b.Name, b.Length)
+		if err == nil && r.Mode == Eager {
+			err = args.CheckWritable(b.Name)
+		}
+		if err != nil {
 			return err
 		}
 		r.outside[b.Name] = true
@@ -275,7 +290,8 @@ func (r *restore) placeMemory() error {
 	}
 	changed, err := args.MapBlocks(mapped)
 	if err != nil {
-		return err
+		// What the error advises is to write into memory that somebody may have.
+		return cmp.Or(r.launch.CheckFree(), err)
 	}
 	r.launch.Args = changed.Words()
 	r.launch.Files = []*os.File{r.image.file}

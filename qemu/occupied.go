@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// CheckFree refuses a command line that asks for what another process has: QEMU would take a socket's path away from a VM
+// that runs (unix_listen_saddr unlinks it), begin its log file anew, and write over its memory and its disks.
+func (l *Launch) CheckFree() error {
+	args := l.FinalArgs()
+	if err := l.checkMonitors(args); err != nil {
+		return err
+	}
+	wanted := args.Exclusive(l.Dir)
+	if !l.sameNetwork() {
+		wanted = slices.DeleteFunc(wanted, func(e Exclusive) bool { return e.Kind == TCPKind || e.Kind == UDPKind })
+	}
+	var err error
+	for range departures {
+		if err = checkFree(wanted); err == nil {
+			return nil
+		}
+		time.Sleep(departure)
+	}
+	return err
+}
+
+// departure times departures is how long a QEMU that was just told to quit, by a save say, is given to be gone.
+const departure, departures = 100 * time.Millisecond, 5
+
+func checkFree(wanted []Exclusive) error {
+	qemus := sync.OnceValue(otherQEMUs)
+	for _, e := range wanted {
+		if p, taken := e.taken(qemus); taken {
+			return fmt.Errorf("%s is in use by %s: %s", e.What, p, e.wayOut())
+		}
+	}
+	return nil
+}
+
+// plainWrappers run QEMU where they were started themselves; others may take it to another network (ip netns exec).
+var plainWrappers = []string{"nice", "ionice", "env", "taskset", "numactl", "chrt", "setpriv", "prlimit", "time", "nohup", "setsid", "stdbuf", "sudo"}
+
+// sameNetwork tells whether QEMU will have this process's network, as far as is known.
+func (l *Launch) sameNetwork() bool {
+	return len(l.Wrapper) == 0 || slices.Contains(plainWrappers, filepath.Base(l.Wrapper[0]))
+}
+
+// wayOut says what a user can do about an Exclusive that somebody has.
+func (e Exclusive) wayOut() string {
+	const after = " (--set, or QEMU's arguments after --)"
+	switch e.Kind {
+	case DiskKind, RemoteDiskKind:
+		return "end that VM first, or give this one a copy of the disk as it was at the save" + after
+	case MemoryFileKind:
+		return "end that VM first, or give this one a file of its own" + after
+	}
+	return "end that first, or give this VM another" + after
+}
+
+// taken tells whether another process has it, and which, if that can be found out. Of what leaves no trace on this host the command
+// lines of its QEMUs tell, and of disks too: one that waits for its state, or was restored paused, has not opened them for writing yet.
+func (e Exclusive) taken(qemus func() []otherQEMU) (p process, taken bool) {
+	switch e.Kind {
+	case SocketKind:
+		return listeningAt(e.Name)
+	case TCPKind, UDPKind:
+		return portTaken(e.Kind, e.Name)
+	case MemoryFileKind, FileKind, DeviceFileKind:
+		return writtenBy(e.Name, e.Kind)
+	case DiskKind:
+		if p, taken = writtenBy(e.Name, e.Kind); taken {
+			return p, true
+		}
+	}
+	for _, q := range qemus() {
+		if q.wants(e) {
+			return named(q.pid), true
+		}
+	}
+	return process{}, false
+}
+
+// OfDirectory tells whether an Exclusive is memory in a directory, in which every QEMU makes a file of its own.
+func (e Exclusive) OfDirectory() bool {
+	st, err := os.Stat(e.Name)
+	return e.Kind == MemoryFileKind && err == nil && st.IsDir()
+}
+
+// writtenBy tells whether another process has a file open for writing.
+func writtenBy(path string, kind Kind) (process, bool) {
+	var st unix.Stat_t
+	if unix.Stat(path, &st) != nil {
+		return process{}, false // there is none yet, or QEMU says why it cannot be opened
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return process{}, false
+	case unix.S_IFCHR: // /dev/null and terminals are everybody's
+		if kind != DeviceFileKind {
+			return process{}, false
+		}
+	case unix.S_IFREG:
+		switch written, err := openedForWriting(path); {
+		case err == nil && !written:
+			return process{}, false
+		case err == nil:
+			p, _ := holding(sameFile(&st), true)
+			return p, true
+		}
+	}
+	return holding(sameFile(&st), true)
+}
+
+// openedForWriting asks the kernel whether anybody has a file open for writing, or mapped so: a read lease is refused then (fcntl(2),
+// F_SETLEASE). It may be asked by the file's owner and root, of file systems of this host.
+func openedForWriting(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+	if errors.Is(err, unix.EAGAIN) {
+		return true, nil
+	}
+	return false, err // closing the file ends the lease
+}
