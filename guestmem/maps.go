@@ -25,6 +25,9 @@ type mapping struct {
 
 func (m mapping) shared() bool { return len(m.perms) > 3 && m.perms[3] == 's' }
 
+// writable tells whether the process may write to it.
+func (m mapping) writable() bool { return len(m.perms) > 1 && m.perms[1] == 'w' }
+
 // span is the mapping, or the run of mappings that are one (mbind(2) and madvise(2) split
 // them), that holds a block.
 type span struct {
@@ -130,7 +133,7 @@ func openMapped(pid int, m mapping, flags int) (*os.File, error) {
 	}
 	for _, e := range entries {
 		path := dir + "/" + e.Name()
-		if !isInode(path, m) {
+		if !m.isOf(path) {
 			continue
 		}
 		if f, err := os.OpenFile(path, flags, 0); err == nil {
@@ -140,10 +143,22 @@ func openMapped(pid int, m mapping, flags int) (*os.File, error) {
 	return nil, fmt.Errorf("cannot open the file behind its memory, %s: %w (run as root)", m.path, first)
 }
 
-func isInode(path string, m mapping) bool {
+// isOf tells whether a descriptor in /proc is of the mapped file. On btrfs, and with some kernels on overlayfs, the memory map names
+// another device than stat(2) does (show_map_vma, btrfs_getattr): there the file's path has to be the same.
+func (m mapping) isOf(descriptor string) bool {
 	var st unix.Stat_t
-	return unix.Stat(path, &st) == nil && st.Ino == m.inode && st.Dev == m.device
+	if unix.Stat(descriptor, &st) != nil || st.Ino != m.inode {
+		return false
+	}
+	if st.Dev == m.device {
+		return true
+	}
+	path, err := os.Readlink(descriptor)
+	return err == nil && path == unescape(m.path)
 }
+
+// unescape undoes what the kernel makes of a line's end in a path there (seq_file_path).
+func unescape(path string) string { return strings.ReplaceAll(path, `\012`, "\n") }
 
 // permission says what to do when the kernel keeps a process's memory from us.
 func permission(pid int, err error) error {

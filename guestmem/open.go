@@ -30,6 +30,8 @@ func Open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 	switch {
 	case s.inode == 0:
 		return newPrivate(pid, addr, size)
+	case s.shared() && access == ReadWrite && !s.writable():
+		return nil, fmt.Errorf("the process may not write to its memory in %s itself, so nothing is written there", s.path)
 	case s.shared():
 		f, err := openMapped(pid, s.mapping, openFlags(access))
 		if err != nil {
@@ -67,10 +69,13 @@ func fromFile(f *os.File, offset, size int64) (Memory, error) {
 		f.Close()
 		return nil, err
 	}
-	return &shared{f: f, offset: offset, size: size, huge: onFileSystem(f, unix.HUGETLBFS_MAGIC), tmpfs: onFileSystem(f, unix.TMPFS_MAGIC)}, nil
-}
-
-func onFileSystem(f *os.File, magic int64) bool {
-	var st unix.Statfs_t
-	return unix.Fstatfs(int(f.Fd()), &st) == nil && int64(st.Type) == magic
+	s := &shared{f: f, offset: offset, size: size}
+	var fs unix.Statfs_t
+	if unix.Fstatfs(int(f.Fd()), &fs) == nil {
+		s.tmpfs = fs.Type == unix.TMPFS_MAGIC
+		if fs.Type == unix.HUGETLBFS_MAGIC {
+			s.huge = fs.Bsize
+		}
+	}
+	return s, nil
 }

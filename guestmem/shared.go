@@ -21,15 +21,15 @@ import (
 type shared struct {
 	f            *os.File
 	offset, size int64
-	huge         bool // on hugetlbfs
-	tmpfs        bool // or a memfd, which is the same
+	huge         int64 // the size of its pages if it is on hugetlbfs, else 0
+	tmpfs        bool  // or a memfd, which is the same
 }
 
 func (s *shared) Size() int64 { return s.size }
 
 // Populated goes by the file's holes. On hugetlbfs nothing tells them.
 func (s *shared) Populated(within Range) iter.Seq2[Range, error] {
-	if s.huge {
+	if s.huge != 0 {
 		return func(yield func(Range, error) bool) { yield(within, nil) }
 	}
 	return dataRanges(s.f, s.offset, within, s.tmpfs)
@@ -46,7 +46,7 @@ func (s *shared) Write(p []byte, off int64) error {
 	if err := checkRange(p, off, s.size); err != nil {
 		return err
 	}
-	if s.huge {
+	if s.huge != 0 {
 		return s.writeMapped(p, s.offset+off)
 	}
 	n, err := sys.Whole(calls.Pwrite, int(s.f.Fd()), p, s.offset+off)
@@ -59,16 +59,19 @@ func (s *shared) Write(p []byte, off int64) error {
 	return nil
 }
 
-// writeMapped maps the pages for as long as it takes: hugetlbfs has no write(2).
+// writeMapped maps the pages for as long as it takes: hugetlbfs has no write(2). Only whole huge pages can be unmapped again
+// (hugetlb_vm_op_split).
 func (s *shared) writeMapped(p []byte, at int64) error {
-	const huge = 1 << 30 // no huge page is larger; mmap wants offsets in units of the size in use
-	base := at &^ (huge - 1)
-	mem, err := unix.Mmap(int(s.f.Fd()), base, int(at+int64(len(p))-base), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
+	base, end := at&^(s.huge-1), (at+int64(len(p))+s.huge-1)&^(s.huge-1)
+	mem, err := unix.Mmap(int(s.f.Fd()), base, int(end-base), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_NORESERVE)
 	if err != nil {
 		return fmt.Errorf("cannot map the guest memory %s: %w", s.f.Name(), err)
 	}
 	copy(mem[at-base:], p)
-	return unix.Munmap(mem)
+	if err := unix.Munmap(mem); err != nil {
+		return fmt.Errorf("cannot unmap the guest memory %s: %w", s.f.Name(), err)
+	}
+	return nil
 }
 
 func (s *shared) Close() error { return s.f.Close() }
