@@ -107,7 +107,7 @@ func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes in
 	t.Helper()
 	s := &saved{}
 	var blocks []mappedram.Block
-	e := &Save{Params: Params{Channels: 3}}
+	e := &Save{Params: Params{Channels: 3}, Live: passes > 1}
 	for i, g := range ram {
 		blocks = append(blocks, mappedram.Block{Name: fmt.Sprint("ram", i), Length: g.Size()})
 		e.Memory = append(e.Memory, g.Memory)

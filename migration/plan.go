@@ -26,12 +26,14 @@ type plan struct {
 	c     *channel
 	block int
 
-	sums [stretchPages]uint64 // what the pages have for sums now
-	todo [stretchPages]action
+	sums  [stretchPages]uint64 // what the pages have for sums now, if Sums wants them
+	marks [stretchPages]uint64 // and for marks, if there are to be more Runs
+	todo  [stretchPages]action
 
-	// What goes to Sums for the stretch, in one piece at its end.
-	noted  [stretchPages]uint64
-	marked [stretchPages / 64]uint64 // which of these there are
+	// What goes to Sums and marks for the stretch, in one piece at its end.
+	noted      [stretchPages]uint64
+	notedMarks [stretchPages]uint64
+	isNoted    [stretchPages / 64]uint64 // which of these there are
 }
 
 type action uint8
@@ -121,10 +123,10 @@ func (p *plan) lookAtMany(ranges []guestmem.Range) error {
 // the plan is page start of the block.
 func (p *plan) decide(start, at int64, view []byte) error {
 	first, n := start+at, int64(len(view))/guestmem.PageSize
-	sums, todo := p.sums[at:at+n], p.todo[at:at+n]
+	sums, marks, todo := p.sums[at:at+n], p.marks[at:at+n], p.todo[at:at+n]
 	var old, base [piecePages]uint64
 	if p.again {
-		if err := p.Sums.get(p.block, first, old[:n]); err != nil {
+		if err := p.onFile.get(p.block, first, old[:n]); err != nil {
 			return err
 		}
 	}
@@ -139,11 +141,18 @@ func (p *plan) decide(start, at int64, view []byte) error {
 		page := view[i*guestmem.PageSize : (i+1)*guestmem.PageSize]
 		zero := guestmem.IsZero(page)
 		sums[i] = zeroSum
-		switch {
-		case zero:
+		onFile := p.written[p.block].Get(first + i)
+		same := false // as it is in the file
+		if zero {
 			p.Progress.Zero.Add(1)
-		case bySum || p.Sums != nil:
-			sums[i] = seal.PageSum(page)
+		} else {
+			if p.key != nil {
+				marks[i] = p.key.mark(page)
+				same = onFile && marks[i] == old[i]
+			}
+			if bySum || p.Sums != nil && !same {
+				sums[i] = seal.PageSum(page)
+			}
 		}
 		differs := !zero
 		switch {
@@ -152,10 +161,9 @@ func (p *plan) decide(start, at int64, view []byte) error {
 		case b != nil:
 			differs = !zero || b.Stored.Get(first+i)
 		}
-		onFile := p.written[p.block].Get(first + i)
 		todo[i] = keep
 		switch {
-		case differs && !zero && !(onFile && old[i] == sums[i]):
+		case differs && !zero && !same:
 			todo[i] = write
 		case onFile && (zero || !differs):
 			todo[i] = punch
@@ -183,7 +191,7 @@ func (p *plan) act(first, n int64, view []byte) error {
 		var err error
 		switch p.todo[i] {
 		case write:
-			err = p.write(first+i, p.sums[i:end], view[i*guestmem.PageSize:end*guestmem.PageSize])
+			err = p.write(first+i, i, view[i*guestmem.PageSize:end*guestmem.PageSize])
 		case punch:
 			err = p.punch(first+i, end-i)
 		}
@@ -195,15 +203,16 @@ func (p *plan) act(first, n int64, view []byte) error {
 	return nil
 }
 
-func (p *plan) write(first int64, sums []uint64, pages []byte) error {
-	p.note(first, sums)
+// write writes neighbouring pages, of which page first of the block is number i in sums and marks.
+func (p *plan) write(first, i int64, pages []byte) error {
+	n := int64(len(pages)) / guestmem.PageSize
+	p.note(first, p.sums[i:i+n], p.marks[i:i+n])
 	b := p.Layout.Blocks[p.block]
 	began := time.Now()
 	if err := p.limit.write(p.ctx, p.c.out(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
 	}
 	p.Progress.Writing.Add(int64(time.Since(began)))
-	n := int64(len(sums))
 	p.written[p.block].SetRange(first, first+n)
 	p.Progress.Stored.Add(n)
 	p.Progress.Bytes.Add(n * guestmem.PageSize)
@@ -223,15 +232,16 @@ func (p *plan) punch(first, n int64) error {
 	for i := range n {
 		zeros[i] = zeroSum
 	}
-	p.note(first, zeros[:n])
+	p.note(first, zeros[:n], zeros[:n]) // the mark of a page that is not in the file means nothing
 	return nil
 }
 
-// note keeps the sums of pages from first on for flush.
-func (p *plan) note(first int64, sums []uint64) {
+// note keeps the sums and marks of pages from first on for flush.
+func (p *plan) note(first int64, sums, marks []uint64) {
 	at := first % stretchPages
 	copy(p.noted[at:], sums)
-	mappedram.Bitmap(p.marked[:]).SetRange(at, at+int64(len(sums)))
+	copy(p.notedMarks[at:], marks)
+	mappedram.Bitmap(p.isNoted[:]).SetRange(at, at+int64(len(sums)))
 }
 
 // flush stores what was noted. The pages between keep the sums that they have.
@@ -239,9 +249,9 @@ func (p *plan) flush(start int64) error {
 	if p.Sums == nil {
 		return nil
 	}
-	marked := mappedram.Bitmap(p.marked[:])
+	noted := mappedram.Bitmap(p.isNoted[:])
 	lo, hi := int64(-1), int64(0)
-	for first, end := range marked.Runs(stretchPages) {
+	for first, end := range noted.Runs(stretchPages) {
 		if lo < 0 {
 			lo = first
 		}
@@ -250,22 +260,30 @@ func (p *plan) flush(start int64) error {
 	if lo < 0 {
 		return nil
 	}
+	if err := p.put(p.Sums, start, lo, hi, &p.noted); err != nil || p.onFile == nil {
+		return err
+	}
+	return p.put(p.onFile, start, lo, hi, &p.notedMarks)
+}
+
+// put stores what was noted of the pages lo to hi-1 of a stretch; of the others what there was before.
+func (p *plan) put(in *Sums, start, lo, hi int64, values *[stretchPages]uint64) error {
 	var old [stretchPages]uint64
 	if p.again {
-		if err := p.Sums.get(p.block, start+lo, old[lo:hi]); err != nil {
+		if err := in.get(p.block, start+lo, old[lo:hi]); err != nil {
 			return err
 		}
 	}
 	for i := lo; i < hi; i++ {
 		switch {
-		case marked.Get(i):
+		case mappedram.Bitmap(p.isNoted[:]).Get(i):
 		case p.again:
-			p.noted[i] = old[i]
+			values[i] = old[i]
 		default:
-			p.noted[i] = zeroSum
+			values[i] = zeroSum
 		}
 	}
-	return p.Sums.put(p.block, start+lo, p.noted[lo:hi])
+	return in.put(p.block, start+lo, values[lo:hi])
 }
 
 // gone takes the pages of a stretch that begins at page start of which bits says that the image or the base has something of

@@ -26,12 +26,15 @@ type Save struct {
 	Image  directio.Opener
 	Params Params
 	Sums   *Sums // gets the sum of each page written; nil: none are wanted, and only one Run is
+	Live   bool  // Run is going to be called again: there have to be Sums
 
 	Stored   []mappedram.Bitmap // the result: which pages of each block are in the image
 	Progress Progress
 
 	written  []mappedram.Bitmap // pages that are in the file, by the last Run
 	again    bool
+	key      *markKey           // of the marks; nil if there are none
+	onFile   *Sums              // the marks of the pages that are in the file
 	reserved [][]guestmem.Range // of each block, by Reserve
 	limit    limiter
 }
@@ -55,8 +58,8 @@ func (s *Save) Run(ctx context.Context) (err error) {
 func (s *Save) begin() error {
 	s.Progress.Passed.Store(0)
 	if s.again {
-		if s.Sums == nil {
-			return errors.New("without page sums nobody knows what has changed since the last run")
+		if s.onFile == nil {
+			return errors.New("without page marks nobody knows what has changed since the last run")
 		}
 		return nil
 	}
@@ -76,6 +79,9 @@ func (s *Save) begin() error {
 				return err
 			}
 		}
+	}
+	if s.Live && s.Sums != nil {
+		s.key, s.onFile = newMarkKey(), s.Sums.marks()
 	}
 	s.limit = newLimiter(s.Params.MaxBandwidth)
 	return nil

@@ -20,6 +20,7 @@ import (
 type Sums struct {
 	f      *directio.File
 	starts []int64 // first page of each block in the file
+	pages  int64   // of all blocks
 }
 
 // NewSums makes room in scratch, which it takes over, for the pages of blocks.
@@ -30,7 +31,17 @@ func NewSums(scratch *os.File, blocks []mappedram.Block) *Sums {
 		s.starts = append(s.starts, pages)
 		pages += b.Pages()
 	}
+	s.pages = pages
 	return s
+}
+
+// marks is room for the marks of the same pages, in the same file behind the sums.
+func (s *Sums) marks() *Sums {
+	m := &Sums{f: s.f, pages: s.pages}
+	for _, start := range s.starts {
+		m.starts = append(m.starts, s.pages+start)
+	}
+	return m
 }
 
 // Add stores the sums of neighbouring pages of a block, at most a stretch of them, from page first on.

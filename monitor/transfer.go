@@ -191,7 +191,7 @@ func (t *transfer) prepare(live bool) (err error) {
 	if t.settings.MaxBandwidth <= math.MaxInt64 {
 		p.MaxBandwidth = int64(t.settings.MaxBandwidth)
 	}
-	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Sums: t.sums}
+	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Sums: t.sums, Live: live}
 	t.mu.Lock()
 	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
 	t.mu.Unlock()

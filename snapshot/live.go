@@ -12,10 +12,10 @@ import (
 )
 
 // A live save copies memory while the guest runs, in passes: the first copies all, each other one reads all and writes what
-// has changed since, by its sum. When another pass would leave no less for the pause, the guest is stopped and the last
+// has changed since, by its mark (a hash with a random key). When another pass would leave no less for the pause, the guest is stopped and the last
 // pass is made, which makes the image right to the last page whatever the ones before it saw.
 //
-// Sums need nothing of the guest or QEMU, and see every write, whoever makes it. The kernel's soft-dirty bits would cost
+// Marks need nothing of the guest or QEMU, and see every write, whoever makes it. The kernel's soft-dirty bits would cost
 // less and are not used: a device's write into a page that was pinned before the bits were cleared sets none.
 
 // Pass is one look at all of memory in a live save.

@@ -175,6 +175,7 @@ func (n *native) newEngine() error {
 		Image:  n.target,
 		Params: migration.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth, Small: 64 << 10},
 		Sums:   migration.NewSums(f, n.layout.Blocks),
+		Live:   n.Live,
 	}
 	return n.engine.Reserve(n.target.file)
 }

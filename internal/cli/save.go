@@ -34,8 +34,8 @@ With --live the VM stands still only for as long as it takes to find and write w
 copied. If it changes memory faster than that can be copied, the copying ends and the pause is longer.
 
 With --base IMAGE is a diff: only the pages that are not as in another image. A VM that was restored instantly from
-that image knows which; of any other VM all pages are read and compared with the base's checksums. Restoring a diff
-takes both files.`,
+that image knows which; of any other VM all pages are read and compared with the base's checksums, which a hostile
+program in the guest can deceive about pages of its own. Restoring a diff takes both files.`,
 		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img
   ramjet save --pid 4711 --then quit vm1.img
   ramjet save --qmp /run/vm1.qmp --force --json vm1.img
