@@ -21,6 +21,7 @@ import (
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // incoming is a migration from a mapped-ram file into a QEMU that waits for one. The large blocks' pages are put into its
@@ -201,6 +202,9 @@ func (in *incoming) writeStream(f, main *os.File) error {
 	sections, err := in.image.DeviceSections()
 	if err != nil {
 		return err
+	}
+	if err := vmstate.CheckRunState(sections); err != nil {
+		return err // QEMU would abort
 	}
 	description, err := in.image.Description()
 	if err != nil {

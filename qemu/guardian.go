@@ -234,7 +234,9 @@ func listen(in io.Reader) (o Orders, silent bool) {
 			}
 			missed = 0
 			var next Orders
-			if json.Unmarshal(line, &next) == nil {
+			d := json.NewDecoder(bytes.NewReader(line))
+			d.UseNumber() // a parameter to be put back may be as large as 2^64-1
+			if d.Decode(&next) == nil {
 				o = next
 			}
 		case <-time.After(beatEvery):

@@ -15,6 +15,9 @@ type Migration struct {
 	Channels     int   // with multifd; 0: without
 	Direct       bool  // needs Channels
 	MaxBandwidth int64 // bytes a second; 0: no limit
+	// Switchover, if not nil, is asked when QEMU has stopped the guest, which it does itself, and before it completes the file. An
+	// error ends the migration, and the guest goes on; only without Channels, see Hurry.
+	Switchover func() error
 }
 
 // Command is a monitor command to be executed later.
@@ -31,54 +34,6 @@ func (vm *VM) Execute(ctx context.Context, commands []Command) error {
 		}
 	}
 	return nil
-}
-
-type capability struct {
-	Name  string `json:"capability"`
-	State bool   `json:"state"`
-}
-
-func capabilities(caps []capability) Command {
-	return Command{"migrate-set-capabilities", map[string]any{"capabilities": caps}}
-}
-
-func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
-	c := capabilities(caps)
-	return vm.Monitor.Execute(ctx, c.Execute, c.Arguments, nil)
-}
-
-// MigrationSettings returns the commands that set a VM up to write a file as m says, and those that put everything back as
-// it is now. Each of the latter may be executed without the former.
-func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []Command, err error) {
-	var caps []capability
-	if err := vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
-		return nil, nil, err
-	}
-	want := map[string]bool{"mapped-ram": true, "multifd": m.Channels > 0}
-	var change, back []capability
-	for _, c := range caps {
-		if w, ok := want[c.Name]; ok && w != c.State {
-			change, back = append(change, capability{c.Name, w}), append(back, c)
-		}
-	}
-	params := map[string]any{"direct-io": m.Direct, "max-bandwidth": m.MaxBandwidth, "zero-page-detection": "multifd"}
-	if m.Channels > 0 {
-		params["multifd-channels"] = m.Channels
-	}
-	var old map[string]any
-	if err := vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
-		return nil, nil, err
-	}
-	before := map[string]any{}
-	for k := range params {
-		before[k] = old[k]
-	}
-	if len(change) > 0 {
-		set = append(set, capabilities(change))
-		undo = append(undo, capabilities(back))
-	}
-	set = append(set, Command{"migrate-set-parameters", params})
-	return set, append(undo, Command{"migrate-set-parameters", before}), nil
 }
 
 // MigratedRAM is what QEMU tells of its progress, in bytes.
@@ -104,7 +59,8 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 		return fmt.Errorf("QEMU does not start to save: %w", err)
 	}
 	monitor := context.WithoutCancel(ctx)
-	hurried := false
+	hurried, switched := false, false
+	var refused, err error // by m.Switchover
 	for {
 		var now struct {
 			migrationInfo
@@ -119,8 +75,23 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 		switch now.Status {
 		case "completed":
 			return context.Cause(ctx)
+		case "pre-switchover":
+			if !switched && !hurried {
+				switched = true
+				if refused = m.Switchover(); refused == nil {
+					err = vm.Monitor.Execute(monitor, "migrate-continue", map[string]any{"state": "pre-switchover"}, nil)
+				} else {
+					err = vm.Execute(monitor, m.Hurry())
+				}
+				if err != nil {
+					return err
+				}
+			}
 		case "cancelled":
-			if hurried {
+			switch {
+			case refused != nil:
+				return refused
+			case hurried:
 				return context.Cause(ctx)
 			}
 			return errors.New("somebody cancelled the migration to the file")
@@ -129,11 +100,15 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 		}
 		if ctx.Err() != nil && !hurried {
 			hurried = true
-			if err := vm.Execute(monitor, m.Hurry()); err != nil {
+			if err = vm.Execute(monitor, m.Hurry()); err != nil {
 				return err
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		wait := 5 * time.Millisecond
+		if m.Switchover != nil {
+			wait = time.Millisecond // the guest stands still until the answer
+		}
+		time.Sleep(wait)
 	}
 }
 

@@ -244,7 +244,7 @@ func (p *Pause) settle(status string) error {
 	case p.state != Stopping:
 		return cmp(p.spoilt, errOver)
 	case status == "suspended" && p.found == status:
-		return errors.New("this QEMU cannot stop a VM that sleeps (S3): it can since 9.0; wake it up, or save it with --engine=qemu")
+		return errors.New("this QEMU cannot stop a VM that sleeps (S3): it can since 9.0; wake it up for the save")
 	case live(status):
 		p.spoil(errResumed)
 		p.become0(Free)

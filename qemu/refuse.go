@@ -4,9 +4,11 @@ package qemu
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"strings"
+
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // Refusal says why a VM cannot be saved: in one way, or at all.
@@ -71,19 +73,72 @@ func (vm *VM) NativeSupported(ctx context.Context) error {
 	if len(vm.Blocks) == 0 {
 		return refuse("this VM has no memory to save")
 	}
-	if status, err := vm.Status(ctx); err != nil || status == "suspended" {
-		// A suspended guest's wake-up state is kept outside the device sections (QEMU global_state_store).
-		return firstError(err, refuse("the native engine does not save a guest that sleeps (S3)"))
+	if err := vm.refuseParts(ctx); err != nil {
+		return err
 	}
-	return vm.refuseDevices(ctx)
+	// It sends a section before the parts of the memory, which is not among the device state that xen-save-devices-state writes.
+	return vm.refuseDevices(ctx, "virtio-mem", refuse, "the native engine cannot save the device %s (%s)")
 }
 
-// unsuitable are devices whose memory or state is not all in RAM blocks and FULL sections:
-// virtio-mem sends an early section that the loader must see before the RAM, VFIO has state of
-// its own that it streams.
-var unsuitable = []string{"virtio-mem", "vfio-"}
+// QEMUSupported refuses (*Refusal, Hopeless) what QEMU's own migration to a file would not save right, or would not leave as it
+// is. QEMU ends every such migration in the state postmigrate; only from running it can go back to what it was. ends says that
+// the VM is to end with the save.
+func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
+	if err := vm.NeedsVersion(9, 1, "to write an image itself"); err != nil {
+		return err
+	}
+	if err := vm.refuseParts(ctx); err != nil {
+		return err
+	}
+	status, err := vm.Status(ctx)
+	switch {
+	case err != nil || status == "running":
+		return err
+	case status == "suspended":
+		return errAsleep
+	case status == "postmigrate":
+		return hopeless("QEMU has saved or migrated this VM already and does not do so again before it has run (cont)")
+	case !ends:
+		return hopeless("this VM is %s, and QEMU's own engine would leave it in the state postmigrate (let it run first, or end it with --then=quit)", status)
+	}
+	if asleep, err := vm.asleep(ctx); err != nil || asleep {
+		return firstError(err, errAsleep)
+	}
+	return nil
+}
 
-func (vm *VM) refuseDevices(ctx context.Context) error {
+// errAsleep: after its own migration QEMU aborts when the VM is let go on and its guest sleeps: runstate_transitions_def has no way
+// from postmigrate to suspended.
+var errAsleep = hopeless("the guest sleeps (S3), and QEMU's own engine would end such a VM (wake it first)")
+
+// asleep tells whether the guest of a VM that stands still sleeps, which query-status does not say: the VM is paused for it.
+func (vm *VM) asleep(ctx context.Context) (bool, error) {
+	f, err := vm.NewStateFile(ctx)
+	if err != nil {
+		return false, err
+	}
+	sections, err := vm.DeviceSections(ctx, f, "running")
+	if err := errors.Join(err, f.Close(context.WithoutCancel(ctx), vm)); err != nil {
+		return false, err
+	}
+	asleep, err := vmstate.WasSuspended(sections)
+	if errors.Is(err, vmstate.ErrNoGlobalState) {
+		return false, nil
+	}
+	return asleep, err
+}
+
+// refuseParts refuses what QEMU saves in sections of parts that only it can read: an image with such a section cannot be sealed,
+// checked or restored here.
+func (vm *VM) refuseParts(ctx context.Context) error {
+	if strings.HasPrefix(vm.MachineType, "pseries") {
+		return hopeless("the state of this machine's page table (spapr/htab) cannot be taken apart here")
+	}
+	return vm.refuseDevices(ctx, "vfio-", hopeless, "the state of the device %s (%s) cannot be taken apart here: unplug it for the save, or have QEMU migrate the VM itself")
+}
+
+// refuseDevices refuses devices whose type begins with prefix, in a sentence for their name and type.
+func (vm *VM) refuseDevices(ctx context.Context, prefix string, how func(string, ...any) *Refusal, sentence string) error {
 	for _, path := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
 		var devices []struct{ Name, Type string }
 		if err := vm.Monitor.Execute(ctx, "qom-list", map[string]string{"path": path}, &devices); err != nil {
@@ -91,8 +146,8 @@ func (vm *VM) refuseDevices(ctx context.Context) error {
 		}
 		for _, d := range devices {
 			kind := strings.TrimSuffix(strings.TrimPrefix(d.Type, "child<"), ">")
-			if slices.ContainsFunc(unsuitable, func(u string) bool { return strings.HasPrefix(kind, u) }) {
-				return refuse("the native engine cannot save the device %s (%s)", d.Name, kind)
+			if strings.HasPrefix(kind, prefix) {
+				return how(sentence, d.Name, kind)
 			}
 		}
 	}

@@ -140,7 +140,7 @@ func (vm *VM) FreeSet(ctx context.Context) (int64, error) {
 }
 
 // DeviceSections has the stopped VM write its device state, and returns the sections (vmstate.DeviceSections),
-// saying that the VM was in state status.
+// saying that the VM was in state status, or paused where no QEMU could load that (vmstate.Loadable).
 func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) ([]byte, error) {
 	// QEMU truncates the file and writes from where the descriptor stands, which is at the end if this is not the first time.
 	if _, err := s.writer.Seek(0, io.SeekStart); err != nil {
@@ -164,7 +164,7 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 	}
 	if status != "running" {
 		// The command always writes "running" (global_state_store_running).
-		err = vmstate.SetRunState(sections, status)
+		err = vmstate.StoreRunState(sections, status)
 	}
 	return sections, err
 }

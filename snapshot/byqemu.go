@@ -72,6 +72,7 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	if s.Live {
 		// Only what has no channels can be cancelled, and one that goes on while the guest does need not end.
 		s.withoutChannels(&how)
+		how.Switchover = s.slept.Check
 	}
 	if err := s.roomForQEMU(&how); err != nil {
 		return err
@@ -102,6 +103,9 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 	}
 	ctx, err = hold(ctx)
 	if err != nil {
+		return err
+	}
+	if err := s.slept.Check(); err != nil {
 		return err
 	}
 	s.Progress.phase("QEMU saves memory")

@@ -44,6 +44,8 @@ type InspectResult struct {
 	Libvirt    *mappedram.Libvirt `json:"-"` // nil if libvirt did not write it
 	Map        *Map               `json:"-"`
 	RunState   string             `json:"-"` // "running", "paused", ...; "" if not known
+	Asleep     bool               `json:"-"` // the guest sleeps (S3)
+	Stuck      error              `json:"-"` // vmstate.ErrRunState, if no QEMU goes on from RunState; else nil
 	Described  bool               `json:"-"` // QEMU's own description is in the image
 }
 
@@ -109,6 +111,8 @@ func (r *InspectResult) inspect(image *openedImage, o InspectOptions) error {
 	if r.Complete && image.SectionsLength <= maxShownState {
 		if sections, err := image.DeviceSections(); err == nil {
 			r.RunState, _ = vmstate.RunState(sections)
+			r.Asleep, _ = vmstate.WasSuspended(sections)
+			r.Stuck = vmstate.CheckRunState(sections)
 		}
 	}
 	if !o.DeviceState {

@@ -41,7 +41,7 @@ func (n *native) live(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		n.log("the VM is paused: there is nothing to gain from --live")
+		n.log("the guest does not run: there is nothing to gain from --live")
 		return nil
 	}
 	for restarts := 0; ; {

@@ -59,6 +59,7 @@ type RestoreResult struct {
 	PID            int     `json:"pid"`
 	QMP            string  `json:"qmp"`
 	Mode           Mode    `json:"mode"`
+	Status         string  `json:"status"`          // QEMU's name of the state that the VM is in after the load: running, paused, suspended ...
 	RunningSeconds float64 `json:"running_seconds"` // Began to guest running (or loaded, with Paused)
 	LoadSeconds    float64 `json:"load_seconds"`    // of these, from QEMU's greeting on
 	// How memory was read, direct or buffered, and half a sentence why. Of Eager only, if not all of it came through the state stream.
@@ -140,6 +141,9 @@ func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 	}}
 	if r.io.Why != "" {
 		v.IO, v.IOWhy = r.io.String(), r.io.Why
+	}
+	if v.Status, err = r.status(ctx, in); err != nil {
+		return nil, errors.Join(err, in.Kill())
 	}
 	in.Release()
 	r.prefetchBehind(v)
@@ -336,6 +340,15 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error
 	return nil
 }
 
+// status is the state that the loaded VM is in. One that was let go on and whose guest is awake runs; it is not asked, since QEMU
+// is slow to answer while its guest begins.
+func (r *restore) status(ctx context.Context, in *qemu.Incoming) (string, error) {
+	if !r.Paused && r.state.wasRunning && !r.state.asleep {
+		return "running", nil
+	}
+	return in.Status(ctx)
+}
+
 // compare finds what of the image has no place in the VM, or another size there: QEMU itself would load it all the
 // same (parse_ramblock_mapped_ram checks no sizes).
 func (r *restore) compare(blocks []qemu.RAMBlock) error {
@@ -375,8 +388,8 @@ func (r *restore) close() {
 	}
 }
 
-// wasRunning tells whether the guest is to run after the load: whether it did when it was saved.
+// wasRunning tells whether the VM is to go on after the load: whether it did when it was saved. One whose guest slept sleeps on.
 func wasRunning(sections []byte) bool {
 	s, err := vmstate.RunState(sections)
-	return err != nil || s == "running"
+	return err != nil || s == "running" || s == "suspended"
 }

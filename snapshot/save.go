@@ -100,7 +100,8 @@ type save struct {
 	target *target
 	io     directio.Decision
 	pause  *qemu.Pause
-	spare  *os.File // see takeScratch
+	spare  *os.File         // see takeScratch
+	slept  *qemu.SleepWatch // with EngineQEMU
 	result *SaveResult
 }
 
@@ -209,20 +210,28 @@ func (s *save) chooseIO() (err error) {
 }
 
 func (s *save) chooseEngine(ctx context.Context) error {
-	if s.Engine == EngineQEMU {
-		return s.vm.NeedsVersion(9, 1, "to write an image itself")
-	}
-	err := s.vm.NativeSupported(ctx)
+	native := s.vm.NativeSupported(ctx)
 	var no *qemu.Refusal
-	if errors.As(err, &no) && !no.Hopeless && s.Engine != EngineRamjet {
-		s.log("%s: QEMU does it", no.Reason)
-		s.Engine = EngineQEMU
-		return s.vm.NeedsVersion(9, 1, "to write an image itself")
+	if native != nil && !errors.As(native, &no) {
+		return native
 	}
-	if errors.As(err, &no) {
-		return fmt.Errorf("%w: use --engine=qemu", err)
+	if s.Engine == EngineRamjet || s.Engine != EngineQEMU && native == nil {
+		s.Engine = EngineRamjet
+		if no != nil && !no.Hopeless {
+			return fmt.Errorf("%w: use --engine=qemu", native)
+		}
+		return native
 	}
-	s.Engine = EngineRamjet
+	if s.Engine != EngineQEMU {
+		s.log("%v: QEMU does it", native)
+	}
+	s.Engine = EngineQEMU
+	// The guest may go to sleep from now on.
+	s.slept = s.vm.WatchSleep()
+	err := s.vm.QEMUSupported(ctx, s.Then == ThenQuit)
+	if errors.As(err, &no) && native == nil {
+		return fmt.Errorf("%w: use --engine=ramjet", err)
+	}
 	return err
 }
 
@@ -236,6 +245,10 @@ func (s *save) run(ctx context.Context) error {
 	id, err := work(ctx)
 	if err == nil {
 		err = context.Cause(ctx) // asked to stop after the last byte: nothing is published
+	}
+	if err == nil && s.base == nil && s.result.PagesStored == 0 {
+		// Not even a machine that was never started has only zeros: it has firmware.
+		err = errors.New("not one page of the VM's memory was stored: nothing was published; save again with --engine=ramjet")
 	}
 	if err != nil {
 		return errors.Join(err, s.pause.End(ThenResume))
@@ -305,6 +318,12 @@ func (s *save) finish() {
 	}
 }
 
+// wasLive tells whether the VM went on by itself when it was stopped. One whose guest sleeps (S3) does.
+func (s *save) wasLive() bool {
+	state := s.pause.ImageState()
+	return state == "running" || state == "suspended"
+}
+
 // metadata is what the seal says of where the image came from.
 func (s *save) metadata() *seal.Metadata {
 	m := &seal.Metadata{
@@ -312,7 +331,7 @@ func (s *save) metadata() *seal.Metadata {
 		RamjetVersion: VersionString(),
 		QEMUVersion:   s.vm.Version(),
 		MachineType:   s.vm.MachineType,
-		WasRunning:    s.pause.ImageState() == "running",
+		WasRunning:    s.wasLive(),
 	}
 	if !s.NoCommandLine {
 		c := s.vm.CommandLine
@@ -339,6 +358,7 @@ func (s *save) close() error {
 	if s.pause != nil {
 		err = s.pause.Close()
 	}
+	s.slept.Close() // nil too
 	if s.vm != nil {
 		s.vm.Close()
 	}

@@ -134,7 +134,7 @@ func (s *sealing) describe() (*seal.Metadata, error) {
 		return nil, fmt.Errorf("%s: %w", s.Image, err)
 	}
 	if state, err := vmstate.RunState(sections); err == nil {
-		m.WasRunning = state == "running"
+		m.WasRunning = state == "running" || state == "suspended"
 	} else if s.image.Libvirt != nil {
 		m.WasRunning = s.image.Libvirt.WasRunning
 	}

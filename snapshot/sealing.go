@@ -77,7 +77,7 @@ func (s *save) putRunState(image *mappedram.Image) error {
 	if err != nil {
 		return err
 	}
-	err = vmstate.SetRunState(sections, s.pause.ImageState())
+	err = vmstate.StoreRunState(sections, s.pause.ImageState())
 	if errors.Is(err, vmstate.ErrNoGlobalState) {
 		return nil // a machine type that does not store it: a loaded VM runs
 	}

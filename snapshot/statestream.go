@@ -12,6 +12,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // stateStream is a small mapped-ram stream made from an image, in memory: all the device state, and of the RAM
@@ -22,6 +23,7 @@ import (
 type stateStream struct {
 	file       *os.File // open for reading only, as QEMU asks of a descriptor set
 	wasRunning bool
+	asleep     bool // the guest sleeps (S3)
 }
 
 // openState makes the state stream.
@@ -30,7 +32,11 @@ func (r *restore) openState(ctx context.Context) (*stateStream, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := vmstate.CheckRunState(sections); err != nil {
+		return nil, fmt.Errorf("%s: %w: save its VM again, with ramjet", r.Image, err)
+	}
 	s := &stateStream{wasRunning: wasRunning(sections)}
+	s.asleep, _ = vmstate.WasSuspended(sections)
 	if whole, err := r.diffIsStream(ctx); err != nil {
 		return nil, err
 	} else if whole {

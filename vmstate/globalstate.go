@@ -19,6 +19,7 @@ const (
 	globalName     = "globalstate"
 	globalSize     = 104
 	globalNameSize = 32
+	globalSuspend  = 4 + globalNameSize // where the two bytes about suspension are
 )
 
 // RunState returns the run state that a loaded VM takes up: "running", "paused", "shutdown", and so on.
@@ -36,6 +37,17 @@ func RunState(sections []byte) (string, error) {
 		return "", fmt.Errorf("%w: the run state is %q", ErrCorrupt, name)
 	}
 	return string(name), nil
+}
+
+// WasSuspended reports whether the guest sleeps (S3): it suspended itself before the VM was stopped, or is stored as suspended. A
+// loaded VM sleeps on then, as soon as it is let go on, whatever its run state.
+func WasSuspended(sections []byte) (bool, error) {
+	p, err := globalState(sections)
+	if err != nil {
+		return false, err
+	}
+	state, err := RunState(sections)
+	return state == "suspended" || p[globalSuspend] != 0 && p[globalSuspend+1] != 0, err
 }
 
 // SetRunState changes, in place, the run state that a loaded VM takes up. xen-save-devices-state records "running"

@@ -125,6 +125,49 @@ func TestDeviceSections(t *testing.T) {
 	}
 }
 
+// TestStoreRunState: what a VM did is stored as it was where a loading QEMU goes on from there, and as paused where it would abort.
+func TestStoreRunState(t *testing.T) {
+	awake := full(nil, 3, "globalstate", global("running"))
+	asleep := bytes.Clone(awake)
+	at := bytes.Index(asleep, []byte("running")) + globalNameSize
+	awake[at], awake[at+1] = 1, 0
+	asleep[at], asleep[at+1] = 1, 1
+	for _, c := range []struct {
+		sections   []byte
+		state      string
+		want       string
+		wantAsleep bool
+	}{
+		{awake, "running", "running", false}, {awake, "debug", "paused", false}, {awake, "save-vm", "paused", false},
+		{awake, "finish-migrate", "paused", false}, {awake, "postmigrate", "paused", false}, {awake, "io-error", "io-error", false},
+		{awake, "not yet invented", "paused", false}, {awake, "suspended", "suspended", true},
+		{asleep, "suspended", "suspended", true}, {asleep, "paused", "paused", true}, {asleep, "prelaunch", "prelaunch", true},
+		{asleep, "io-error", "paused", true}, {asleep, "guest-panicked", "paused", true}, {asleep, "debug", "paused", true},
+	} {
+		b := bytes.Clone(c.sections)
+		if err := StoreRunState(b, c.state); err != nil {
+			t.Fatal(err)
+		}
+		state, err := RunState(b)
+		sleeps, serr := WasSuspended(b)
+		if state != c.want || sleeps != c.wantAsleep || err != nil || serr != nil {
+			t.Errorf("%s is stored as %s, asleep %v, %v, %v; want %s, %v", c.state, state, sleeps, err, serr, c.want, c.wantAsleep)
+		}
+		if err := CheckRunState(b); err != nil {
+			t.Errorf("%s: %v", c.state, err)
+		}
+	}
+	for _, state := range []string{"debug", "finish-migrate", "inmigrate", "restore-vm", "save-vm"} {
+		b := bytes.Clone(awake)
+		if err := SetRunState(b, state); err != nil || !errors.Is(CheckRunState(b), ErrRunState) {
+			t.Errorf("%s: %v, %v", state, err, CheckRunState(b))
+		}
+	}
+	if err := SetRunState(asleep, "io-error"); err != nil || !errors.Is(CheckRunState(asleep), ErrRunState) {
+		t.Errorf("io-error, asleep: %v, %v", err, CheckRunState(asleep))
+	}
+}
+
 func TestRunState(t *testing.T) {
 	b := full(full(full(nil, 0, "timer", "abc"), 3, "globalstate", global("running")), 4, "after", "x")
 	before := bytes.Clone(b)

@@ -72,7 +72,10 @@ func inspected(path string, r *snapshot.InspectResult) string {
 	if r.Libvirt != nil {
 		line("libvirt", "save image of version %d, format %s, domain %s", r.Libvirt.Version, r.Libvirt.Format, cmp.Or(domainName(r.Libvirt.XML), "without a name"))
 	}
-	line("machine", "%s%s", r.Machine, prefixed(", was ", r.RunState))
+	line("machine", "%s%s%s", r.Machine, prefixed(", was ", r.RunState), asleep(r))
+	if r.Stuck != nil {
+		line("not restorable", "%s", r.Stuck)
+	}
 	if r.Created != nil {
 		line("created", "%s", r.Created.Format(time.DateTime+" MST"))
 	}
@@ -109,6 +112,13 @@ func inspected(path string, r *snapshot.InspectResult) string {
 		deviceList(&s, r)
 	}
 	return s.String()
+}
+
+func asleep(r *snapshot.InspectResult) string {
+	if r.Asleep && r.RunState != "suspended" {
+		return ", its guest sleeps (S3)"
+	}
+	return ""
 }
 
 // shownCommand is how many bytes of the command line are shown to people; restore --print-command shows all of it.

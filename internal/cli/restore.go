@@ -127,5 +127,9 @@ func restored(r snapshot.RestoreResult) string {
 	if r.Mode == snapshot.Instant && r.ResidentSeconds > 0 {
 		resident = fmt.Sprintf(", all of its memory resident after %s", seconds(r.ResidentSeconds))
 	}
-	return saidf("running after %s (%s)%s: pid %d, monitor %s\n", seconds(r.RunningSeconds), r.Mode, resident, r.PID, r.QMP)
+	state := "running"
+	if r.Status != "running" {
+		state = fmt.Sprintf("loaded (%s)", r.Status)
+	}
+	return saidf("%s after %s (%s)%s: pid %d, monitor %s\n", state, seconds(r.RunningSeconds), r.Mode, resident, r.PID, r.QMP)
 }

@@ -116,6 +116,7 @@ func (g *guest) serve(in io.Reader) {
 //	disk write FIRST N    write the next generation of N 4 KiB blocks of /dev/vda
 //	disk check            read and check every block that was ever written
 //	drop                  drop the kernel's caches
+//	sleep                 suspend to RAM (S3), a moment after the answer
 //	poweroff
 func (g *guest) run(name string, args []string) (string, error) {
 	n, err := numbers(args)
@@ -157,6 +158,12 @@ func (g *guest) run(name string, args []string) (string, error) {
 		return fmt.Sprintf("where %d", addr), err
 	case "drop 0":
 		err = os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)
+	case "sleep 0":
+		time.AfterFunc(100*time.Millisecond, func() {
+			if err := os.WriteFile("/sys/power/state", []byte("mem"), 0); err != nil {
+				g.say("no sleep: %v", err)
+			}
+		})
 	default:
 		return "", fmt.Errorf("no command %s with %d arguments", name, len(args))
 	}

@@ -146,6 +146,22 @@ func (v *VM) WriteDisk(first, n int) error { return v.do("disk write", first, n)
 // PowerOff has the guest shut down; QEMU ends then.
 func (v *VM) PowerOff() error { return v.do("poweroff") }
 
+// Sleep has the guest suspend itself (S3), and returns when it has. QMP's system_wakeup wakes it.
+func (v *VM) Sleep() error {
+	if err := v.do("sleep"); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		s, err := v.Status()
+		if err != nil || s == "suspended" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the guest does not sleep, it is %s: %s", s, v.Console())
+		}
+	}
+}
+
 func (v *VM) do(command string, args ...int) error {
 	for _, a := range args {
 		command += " " + strconv.Itoa(a)
