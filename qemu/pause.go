@@ -111,7 +111,7 @@ func (t *Then) Set(s string) error {
 		*t = n
 		return nil
 	}
-	return fmt.Errorf("must be %s, %s or %s", ThenResume, ThenStay, ThenQuit)
+	return fmt.Errorf("%q is not one of %s, %s, %s", s, ThenResume, ThenStay, ThenQuit)
 }
 
 // NewPause returns the pause of a VM, which it watches from now on. The guest is not touched.
