@@ -7,7 +7,8 @@
 #   make unit          the tests without a guest
 #   make bench         measure against QEMU and the disk; BENCH='-help' lists what can be asked of it
 #   make conformance   the tests that compare with a real QEMU
-#   make soak          1,000 saves and 1,000 restores that are killed, each call failing in each way (an hour)
+#   make test QEMU=PROGRAM   the same on another QEMU; scripts/other-qemu gets one
+#   make soak          1,000 saves and 1,000 restores that are killed, each call failing in each way, all kinds of VM (an hour)
 #   make fuzz          every fuzz target for FUZZTIME (5s)
 #   make lint          formatting, go vet, staticcheck
 #   make setup         only get QEMU and a guest kernel
@@ -17,6 +18,7 @@
 
 GO          ?= go
 FUZZTIME    ?= 5s
+QEMU        ?=
 TESTFLAGS   ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
@@ -42,6 +44,11 @@ GUEST = $$($(GO) list ./test/... | grep -Ev '/test/(guest|house)$$')
 
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
+
+# The QEMU of tests and benchmarks, if it is not the one in PATH.
+ifneq ($(QEMU),)
+export RAMJET_QEMU := $(if $(findstring /,$(QEMU)),$(abspath $(QEMU)),$(QEMU))
+endif
 
 .PHONY: build package install deb setup demo test unit bench scale conformance soak fuzz lint clean
 
@@ -95,6 +102,7 @@ conformance: setup
 soak: build
 	@scripts/setup
 	RAMJET_NEED_QEMU=1 RAMJET_KILLS=1000 $(GO) test -v -count=1 -timeout 90m -run 'TestKill' ./test/e2e
+	RAMJET_NEED_QEMU=1 RAMJET_ANYVM=all $(GO) test -v -count=1 -timeout 90m -run 'TestAnyVM' ./test/e2e
 	RAMJET_NEED_QEMU=1 RAMJET_FAULTS=all $(GO) test -v -count=1 -timeout 90m ./test/faults
 
 fuzz:

@@ -5,6 +5,7 @@ package mappedram
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,7 +20,8 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-const qemuProgram = "qemu-system-x86_64"
+// qemuProgram is the QEMU that the tests run on.
+var qemuProgram = cmp.Or(os.Getenv("RAMJET_QEMU"), "qemu-system-x86_64")
 
 // qemu is a QEMU whose monitor is its standard input and output.
 type qemu struct {

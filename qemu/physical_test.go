@@ -56,7 +56,7 @@ func TestPhysicalLayoutRefuses(t *testing.T) {
 
 // TestPhysicalLayout compares with what QEMU itself says of its memory.
 func TestPhysicalLayout(t *testing.T) {
-	program, err := exec.LookPath("qemu-system-x86_64")
+	program, err := exec.LookPath(stockQEMU())
 	if err != nil {
 		t.Skip("there is no QEMU here")
 	}

@@ -4,6 +4,7 @@ package qmp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,7 @@ func startQEMU(t *testing.T) (path string, pid int) {
 // startQEMUWith is startQEMU with another option for the monitor.
 func startQEMUWith(t *testing.T, monitor string) (path string, pid int) {
 	t.Helper()
-	bin, err := exec.LookPath("qemu-system-x86_64")
+	bin, err := exec.LookPath(cmp.Or(os.Getenv("RAMJET_QEMU"), "qemu-system-x86_64"))
 	if err != nil {
 		t.Skip("no qemu-system-x86_64 in PATH")
 	}

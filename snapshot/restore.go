@@ -7,10 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -348,32 +346,6 @@ func (r *restore) status(ctx context.Context, in *qemu.Incoming) (string, error)
 	}
 	return in.Status(ctx)
 }
-
-// compare finds what of the image has no place in the VM, or another size there: QEMU itself would load it all the
-// same (parse_ramblock_mapped_ram checks no sizes).
-func (r *restore) compare(blocks []qemu.RAMBlock) error {
-	vm := map[string]int64{}
-	for _, b := range blocks {
-		vm[b.Name] = b.Used
-	}
-	for _, b := range r.image.Blocks {
-		size, ok := vm[b.Name]
-		switch {
-		case !ok:
-			return missingMemory(b.Name, b.Length)
-		case size != b.Length && !resizable(b.Name):
-			return otherSize(b.Name, b.Length, size)
-		}
-		delete(vm, b.Name)
-	}
-	if more := slices.Sorted(maps.Keys(vm)); len(more) > 0 {
-		return fmt.Errorf("this VM has memory %q that the image has not: start it with the devices of the saved one", more[0])
-	}
-	return nil
-}
-
-// resizable blocks are firmware tables whose length QEMU settles while a machine starts (rom_add_blob).
-func resizable(name string) bool { return strings.HasPrefix(name, "/rom@") }
 
 func (r *restore) close() {
 	if r.image != nil {

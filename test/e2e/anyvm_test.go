@@ -182,15 +182,14 @@ func (k kind) restore(t *testing.T, v *anyVM, image, mode, sentence string) {
 		k.prepare(t, &anyVM{dir: v.dir, qmp: v.qmp}) // the TPM of a VM that has ended has ended too
 	}
 	args := []string{"restore", "--detach", "--paused", "--json", "--mode", mode, image}
+	dir := "/" // that which is recorded counts
 	if k.given || mode == "eager" || os.Getenv("RAMJET_QEMU") != "" {
 		args = append(append(args, "--"), v.wrapper...)
 		args = append(append(args, vm.Program()), v.args...)
+		dir = v.dir
 	}
 	c := exec.Command(program, args...)
-	c.Dir = v.dir
-	if !k.given && mode == "instant" {
-		c.Dir = "/" // the recorded directory counts
-	}
+	c.Dir = dir
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
 	out, err := c.Output()
