@@ -80,7 +80,7 @@ var kinds = []kind{
 		`-blockdev {"driver":"raw","node-name":"d","file":{"driver":"file","filename":"DIR/disk"}} -device {"driver":"virtio-blk-pci","drive":"d","id":"v","bootindex":1} ` +
 		`-netdev {"type":"user","id":"n"} -device {"driver":"virtio-net-pci","netdev":"n"} -chardev socket,id=q,path=DIR/qmp,server=on,wait=off -mon chardev=q,mode=control`,
 		prepare: rawDisk, short: true, runs: true},
-	{name: "chroot", args: "-run-with chroot=/var/empty,user=nobody", prepare: emptyRoot, given: true, recorded: "process of user", runs: true},
+	{name: "chroot", args: "-run-with chroot=DIR,user=nobody", given: true, recorded: "process of user", runs: true},
 	{name: "user", args: "-run-with user=nobody -drive if=virtio,file=disk,format=raw", prepare: rawDisk, given: true, recorded: "process of user", short: true, runs: true},
 	{name: "qmp-pretty", args: "-qmp-pretty unix:DIR/qmp,server=on,wait=off", short: true, runs: true},
 	{name: "loadvm", args: "-drive if=virtio,file=DIR/disk.qcow2,format=qcow2 -loadvm there", prepare: internalSnapshot, short: true},
@@ -172,8 +172,6 @@ func rawDisk(t *testing.T, v *anyVM) {
 		do(t, os.Chmod(v.dir, 0o777))
 	}
 }
-
-func emptyRoot(t *testing.T, v *anyVM) { do(t, os.MkdirAll("/var/empty", 0o755)) }
 
 // configuration is the file of -readconfig.
 func configuration(t *testing.T, v *anyVM) {
