@@ -53,9 +53,10 @@ var kinds = []kind{
 	{name: "ram-shared", args: "-machine q35,memory-backend=mem -object memory-backend-ram,id=mem,size=32M,share=on"},
 	{name: "no-reserve", args: "-machine q35,memory-backend=mem -object memory-backend-ram,id=mem,size=32M,reserve=off", short: true},
 	{name: "hugetlb-memfd", args: "-machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=32M,hugetlb=on,hugetlbsize=2M",
-		prepare: hugePages, instant: "huge pages", eager: "invalid argument", short: true}, // until holes are punched in whole pages
+		prepare: hugePages, instant: "huge pages", short: true},
 	{name: "hugetlb-private", args: "-machine q35,memory-backend=mem -object memory-backend-memfd,id=mem,size=32M,hugetlb=on,hugetlbsize=2M,share=off",
 		prepare: hugePages, instant: "huge pages"},
+	{name: "hugetlbfs", args: "-machine q35,memory-backend=mem -object memory-backend-file,id=mem,size=32M,mem-path=DIR/hugepages/ram,share=on", prepare: hugeFileSystem, instant: "huge pages"},
 	{name: "numa", args: "-m 64M " + nodes + " -smp 2", runs: true},
 	{name: "numa-memfd", args: "-machine q35 -m 64M " + strings.ReplaceAll(nodes, "-ram", "-memfd") + " -smp 2"},
 	{name: "below-4g", args: "-machine q35,max-ram-below-4g=16M -m 64M"},
@@ -125,6 +126,19 @@ func hugePages(t *testing.T, v *anyVM) {
 		t.Skipf("cannot reserve huge pages: %v", err)
 	}
 	t.Cleanup(func() { os.WriteFile(path, was, 0) })
+}
+
+// hugeFileSystem mounts hugetlbfs.
+func hugeFileSystem(t *testing.T, v *anyVM) {
+	hugePages(t, v)
+	dir := filepath.Join(v.dir, "hugepages")
+	if os.Mkdir(dir, 0o700) != nil {
+		return // it is there already
+	}
+	if err := unix.Mount("none", dir, "hugetlbfs", 0, "pagesize=2M"); err != nil {
+		t.Skipf("no hugetlbfs: %v", err)
+	}
+	t.Cleanup(func() { do(t, unix.Unmount(dir, unix.MNT_DETACH)) })
 }
 
 func pflash(t *testing.T, v *anyVM) {
