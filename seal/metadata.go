@@ -34,7 +34,11 @@ type Metadata struct {
 	Executable  string   `json:"executable,omitempty"` // the QEMU program's path
 	// CommandLineUser is the user whose process was started so, and so who could write it; nil if that is not known.
 	CommandLineUser *uint32 `json:"command_line_user,omitempty"`
-	WasRunning      bool    `json:"was_running"` // whether the VM ran before the save
+	// Differs says, half a sentence each, what of the VM was not as CommandLine says when it was saved.
+	Differs []string `json:"differs,omitempty"`
+	// Disks are those that the VM could write to.
+	Disks      []Disk `json:"disks,omitempty"`
+	WasRunning bool   `json:"was_running"` // whether the VM ran before the save
 
 	// Base names the image to which this one is a diff; nil if this one is whole.
 	Base *Base `json:"base,omitempty"`
@@ -55,6 +59,15 @@ type Block struct {
 	PagesStored int64  `json:"pages_stored"` // pages whose bit is set
 	// Whole says, in a diff, that the block does not build on the base: what is not stored of it is zero.
 	Whole bool `json:"whole,omitempty"`
+}
+
+// Disk is a disk of the VM, as it was when the guest stood still.
+type Disk struct {
+	Device string `json:"device"`         // the id of a -drive, or the device's id or QOM path
+	File   string `json:"file,omitempty"` // the image that was written to, absolute; empty if it was no file
+	Size   int64  `json:"size"`           // as the guest sees it, in bytes
+	// Written is when the file was written last; nil if that is not known.
+	Written *time.Time `json:"written,omitempty"`
 }
 
 // Base names the image that a diff builds on.
@@ -91,6 +104,8 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 		Blocks      json.RawMessage   `json:"blocks"`
 		Hot         json.RawMessage   `json:"hot"`
 		CommandLine json.RawMessage   `json:"command_line"`
+		Differs     json.RawMessage   `json:"differs"`
+		Disks       json.RawMessage   `json:"disks"`
 		NotUTF8     map[string][]byte `json:"not_utf8"`
 	}{plain: (*plain)(m)}
 	err := json.Unmarshal(text, &aux)
@@ -105,6 +120,12 @@ func (m *Metadata) UnmarshalJSON(text []byte) error {
 	}
 	if m.CommandLine, err = list[string](aux.CommandLine, MaxArguments); err != nil {
 		return fmt.Errorf("command_line: %w", err)
+	}
+	if m.Differs, err = list[string](aux.Differs, MaxBlocks); err != nil {
+		return fmt.Errorf("differs: %w", err)
+	}
+	if m.Disks, err = list[Disk](aux.Disks, MaxBlocks); err != nil {
+		return fmt.Errorf("disks: %w", err)
 	}
 	return m.texts().Restore(aux.NotUTF8)
 }
@@ -145,6 +166,9 @@ func (m *Metadata) check() error {
 	}
 	if len(m.Hot) > MaxBlocks {
 		return fmt.Errorf("hot: more than %d blocks", MaxBlocks)
+	}
+	if len(m.Differs) > MaxBlocks || len(m.Disks) > MaxBlocks {
+		return fmt.Errorf("more than %d disks, or differences", MaxBlocks)
 	}
 	names := make(map[string]bool, len(m.Blocks))
 	for _, b := range m.Blocks {

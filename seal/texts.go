@@ -59,6 +59,9 @@ func (t Texts) List(place string, list []string) {
 func (m *Metadata) texts() Texts {
 	t := Texts{"/cwd": &m.Cwd, "/executable": &m.Executable}
 	t.List("/command_line", m.CommandLine)
+	for i := range m.Disks {
+		t["/disks/"+strconv.Itoa(i)+"/file"] = &m.Disks[i].File
+	}
 	if m.Base != nil {
 		t["/base/path"] = &m.Base.Path
 	}

@@ -113,6 +113,7 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 		return err
 	}
 	s.result.SaveSeconds = time.Since(s.Began).Seconds()
+	s.lookAtDisks()
 	if err := s.switched(); err != nil {
 		return err
 	}

@@ -268,6 +268,7 @@ func (i *importing) metadata() *seal.Metadata {
 	case i.KeepCommandLine:
 		user := uint32(os.Geteuid()) // who says so vouches for it
 		m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = f.CommandLine, f.Cwd, f.Executable, &user
+		m.Differs, m.Disks = f.Differs, f.Disks
 	default:
 		i.result.DroppedCommandLine = true
 	}

@@ -119,6 +119,7 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 	if err := n.savePages(ctx); err != nil {
 		return err
 	}
+	n.lookAtDisks()
 	if err := n.pause.Check(ctx); err != nil || !n.resumes() {
 		return err
 	}

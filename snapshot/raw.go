@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,9 @@ type Manifest struct {
 	CommandLine []string `json:"command_line,omitempty"`
 	Cwd         string   `json:"cwd,omitempty"`
 	Executable  string   `json:"executable,omitempty"`
+	// Differs and Disks are those of seal.Metadata.
+	Differs []string    `json:"differs,omitempty"`
+	Disks   []seal.Disk `json:"disks,omitempty"`
 	// NotUTF8 are those of these texts that JSON cannot hold, by their places (seal.Texts).
 	NotUTF8 map[string][]byte `json:"not_utf8,omitempty"`
 }
@@ -42,6 +46,9 @@ type Manifest struct {
 func (m *Manifest) texts() seal.Texts {
 	t := seal.Texts{"/cwd": &m.Cwd, "/executable": &m.Executable}
 	t.List("/command_line", m.CommandLine)
+	for i := range m.Disks {
+		t["/disks/"+strconv.Itoa(i)+"/file"] = &m.Disks[i].File
+	}
 	return t
 }
 
@@ -166,6 +173,7 @@ func (e *export) manifest() (*Manifest, error) {
 	if s := e.image.Seal; s != nil {
 		m.Created, m.QEMUVersion, m.WasRunning = s.Created, s.QEMUVersion, s.WasRunning
 		m.CommandLine, m.Cwd, m.Executable = s.CommandLine, s.Cwd, s.Executable
+		m.Differs, m.Disks = s.Differs, s.Disks
 		m.NotUTF8 = m.texts().Exact()
 	}
 	return m, nil

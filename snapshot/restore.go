@@ -48,6 +48,7 @@ type RestoreOptions struct {
 
 	Progress *Progress
 	Log      func(string)
+	Warn     func(string) // optional: what the user should know before the guest runs
 
 	number string // a clone's, which {n} in Command stands for
 }
@@ -217,6 +218,9 @@ func (r *restore) commandLine() (err error) {
 	if err := r.image.trusted(); err != nil {
 		return err
 	}
+	if err := r.image.sameAsRecorded(); err != nil {
+		return err
+	}
 	m := r.image.Seal
 	if err := r.useArguments(m.CommandLine); err != nil {
 		return err
@@ -313,6 +317,9 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error
 		return err
 	}
 	if err := r.compare(blocks); err != nil {
+		return err
+	}
+	if err := r.compareDisks(ctx, in); err != nil {
 		return err
 	}
 	if err := f.check(); err != nil {

@@ -88,6 +88,8 @@ type SaveResult struct {
 	Passes         []Pass  `json:"passes,omitempty"`  // while the guest ran, with Live
 	GaveUp         bool    `json:"gave_up,omitempty"` // with Live: the guest was faster, and much was left for the pause
 	Base           *string `json:"base"`              // the image that a diff builds on
+	// Differs says what of the VM is not as its command line says: disks, devices. Half a sentence each.
+	Differs []string `json:"differs"`
 	// Times says where DurableSeconds went.
 	Times SaveTimes `json:"times"`
 }
@@ -100,6 +102,7 @@ type save struct {
 	target *target
 	io     directio.Decision
 	pause  *qemu.Pause
+	disks  []watchedDisk
 	spare  *os.File         // see takeScratch
 	slept  *qemu.SleepWatch // with EngineQEMU
 	result *SaveResult
@@ -191,6 +194,9 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if err := s.checkBase(); err != nil {
 		return err
 	}
+	if err := s.watchDisks(ctx); err != nil {
+		return err
+	}
 	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
 	if err := s.pause.Guard(s.target.files()...); err != nil {
 		return err
@@ -236,7 +242,7 @@ func (s *save) chooseEngine(ctx context.Context) error {
 }
 
 func (s *save) run(ctx context.Context) error {
-	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), IOWhy: s.io.Why, Channels: s.channels()}
+	s.result = &SaveResult{Image: s.Image, Engine: s.Engine, IO: s.io.String(), IOWhy: s.io.Why, Channels: s.channels(), Differs: []string{}}
 	s.result.Times.Attach = time.Since(s.Began).Seconds()
 	work := s.native
 	if s.Engine == EngineQEMU {
@@ -343,6 +349,7 @@ func (s *save) metadata() *seal.Metadata {
 			s.log("recorded without its secret: %s", b)
 		}
 	}
+	s.recordDisks(m)
 	return m
 }
 
@@ -366,6 +373,7 @@ func (s *save) close() error {
 		s.target.Discard()
 	}
 	s.spare.Close() // nil too
+	s.closeDisks()
 	if s.base != nil {
 		s.base.file.Close()
 	}

@@ -81,7 +81,7 @@ func (i *importing) withoutCommandLine(old *seal.Seal) (id seal.ID, err error) {
 		return id, fmt.Errorf("what is encrypted in it: %w", err)
 	}
 	m := old.Metadata
-	m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = nil, "", "", nil
+	m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser, m.Differs, m.Disks = nil, "", "", nil, nil, nil
 	// The new seal lies where the old one is read from, so it is made in another file, at the same offsets.
 	made, err := scratch(filepath.Dir(i.Image))
 	if err != nil {

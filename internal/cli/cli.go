@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -52,6 +53,8 @@ type app struct {
 
 	logFormat logFormat
 	command   string // the one that runs, for the log
+
+	warned sync.Map // see warn
 
 	// guarded: what runs can be ended at any time, even within a write that hangs, and its guardian sees to the VM.
 	guarded atomic.Bool

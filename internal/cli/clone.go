@@ -54,7 +54,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 			if o.Overlay && o.Socket == "" {
 				return usageError{errors.New("--overlay puts the overlays into the directory of --qmp-dir: name one")}
 			}
-			o.Image, o.Log = args[0], a.log
+			o.Image, o.Log, o.Warn = args[0], a.log, a.warn
 			clones, err := snapshot.Clone(c.Context(), o)
 			if clones == nil {
 				return err

@@ -103,6 +103,9 @@ func inspected(path string, r *snapshot.InspectResult) string {
 	if r.Seal != nil && len(r.Seal.CommandLine) > 0 {
 		line("started as", "%s", shortened(r.Seal))
 		line("in", "%s", r.Seal.Cwd)
+		for _, d := range r.Seal.Differs {
+			line("but", "%s", d)
+		}
 	}
 	w.Flush()
 	s.WriteString("\n")

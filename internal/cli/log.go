@@ -29,6 +29,18 @@ func (a *app) logging() bool { return a.verbose || a.logFormat != "" }
 // log prints what --verbose shows.
 func (a *app) log(s string) { a.event(s) }
 
+// warn prints what the user has to know although all goes on. What was printed already it does not print again: many clones may say it.
+func (a *app) warn(s string) {
+	if _, again := a.warned.LoadOrStore(s, true); again {
+		return
+	}
+	if a.logFormat != "" {
+		a.logger().Warn(printable(oneLine(s)))
+		return
+	}
+	fmt.Fprintf(a.err, "ramjet: warning: %s\n", printable(oneLine(s)))
+}
+
 // event is log with keys and values, which only programs get to see.
 func (a *app) event(s string, attrs ...any) {
 	switch {

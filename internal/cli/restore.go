@@ -47,7 +47,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 			if o.Scrub && o.Detach {
 				return usageError{errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")}
 			}
-			o.Image, o.Log = args[0], a.log
+			o.Image, o.Log, o.Warn = args[0], a.log, a.warn
 			if printCommand {
 				return a.printCommand(o)
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -93,9 +94,13 @@ func saved(r *snapshot.SaveResult) string {
 	if r.PauseSeconds > 0 { // else it did not run before, or does not any more
 		pause = ", pause " + seconds(r.PauseSeconds)
 	}
+	differs := ""
+	if len(r.Differs) > 0 {
+		differs = saidf("not as its command line says, so that a restore needs arguments: %s\n", strings.Join(r.Differs, "; "))
+	}
 	return fmt.Sprintf("saved %s%s: %s of %s memory%s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
 		r.Image, base, size(r.BytesStored), size(r.BytesLogical), pause, seconds(r.DurableSeconds),
-		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels)
+		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels) + differs
 }
 
 // spent says where the time went.

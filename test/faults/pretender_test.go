@@ -168,7 +168,7 @@ func (p *pretender) right(r *qmp.Request) (any, error) {
 		return map[string]any{"status": p.status, "running": p.status == "running"}, nil
 	case "query-target":
 		return map[string]any{"arch": "x86_64"}, nil
-	case "qom-list", "query-memdev", "query-memory-devices", "query-block":
+	case "qom-list", "query-memdev", "query-memory-devices", "query-block", "query-named-block-nodes":
 		return []any{}, nil
 	case "query-fdsets":
 		list := []qmp.FDSet{}
