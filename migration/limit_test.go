@@ -62,6 +62,64 @@ func TestMaxBandwidth(t *testing.T) {
 	}
 }
 
+// TestLimitChanges: who waits for a limit waits as long as the new one asks for when it changes, and no longer than its context.
+func TestLimitChanges(t *testing.T) {
+	l := NewLimit(1)
+	if n, err := l.Wait(t.Context(), 3*directio.PageSize); err != nil || n != directio.PageSize {
+		t.Fatal(n, err) // the burst
+	}
+	wait := func(ctx context.Context, n int) chan error {
+		done := make(chan error)
+		go func() {
+			for n > 0 {
+				k, err := l.Wait(ctx, n)
+				if err != nil {
+					done <- err
+					return
+				}
+				n -= k
+			}
+			done <- nil
+		}()
+		return done
+	}
+	waits := func(what string, done chan error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			t.Fatalf("%s: it did not wait, %v", what, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	ends := func(what string, done chan error, want error) {
+		t.Helper()
+		select {
+		case err := <-done:
+			if err != want {
+				t.Fatalf("%s: %v", what, err)
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("%s: it waits", what)
+		}
+	}
+	a, b := wait(t.Context(), 1<<20), wait(t.Context(), 4096)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	c := wait(ctx, 4096)
+	waits("a byte a second", a)
+	cancel(os.ErrClosed)
+	ends("given up", c, os.ErrClosed)
+	l.Set(2)
+	waits("two bytes a second", b)
+	l.Set(0)
+	ends("no limit", a, nil)
+	ends("no limit", b, nil)
+	l.Set(1)
+	d := wait(t.Context(), 1<<20)
+	waits("a byte a second again", d)
+	l.Set(100 << 20)
+	ends("fast", d, nil)
+}
+
 // ones is memory of that many bytes, none of which is zero.
 type ones int64
 

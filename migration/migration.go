@@ -23,7 +23,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-	"golang.org/x/time/rate"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -234,38 +233,4 @@ func run(ctx context.Context, cs []*channel, produce func(emit func(job) error) 
 	close(jobs)
 	wg.Wait()
 	return context.Cause(ctx)
-}
-
-// limiter paces page data. Its burst is a fiftieth of a second's worth, so that the
-// rate holds over any second.
-type limiter struct{ *rate.Limiter }
-
-func newLimiter(bytesPerSecond int64) limiter {
-	if bytesPerSecond == 0 {
-		return limiter{}
-	}
-	burst := max(bytesPerSecond/50, directio.PageSize)
-	return limiter{rate.NewLimiter(rate.Limit(bytesPerSecond), int(burst))}
-}
-
-// write writes p at off as fast as is allowed.
-func (l limiter) write(ctx context.Context, f *directio.File, p []byte, off int64) error {
-	for len(p) > 0 {
-		n := len(p)
-		if l.Limiter != nil {
-			n = min(n, l.Burst()&^(directio.PageSize-1))
-			if err := l.WaitN(ctx, n); err != nil {
-				if cause := context.Cause(ctx); cause != nil {
-					return cause
-				}
-				// The wait would be longer than the context has, which WaitN says at once.
-				return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
-			}
-		}
-		if _, err := f.WriteAt(p[:n], off); err != nil {
-			return err
-		}
-		p, off = p[n:], off+int64(n)
-	}
-	return nil
 }

@@ -209,7 +209,7 @@ func (p *plan) write(first, i int64, pages []byte) error {
 	p.note(first, p.sums[i:i+n], p.marks[i:i+n])
 	b := p.Layout.Blocks[p.block]
 	began := time.Now()
-	if err := p.limit.write(p.ctx, p.c.out(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
+	if err := p.Limit.write(p.ctx, p.c.out(len(pages)), pages, b.PagesOffset+first*guestmem.PageSize); err != nil {
 		return err
 	}
 	p.Progress.Writing.Add(int64(time.Since(began)))

@@ -25,8 +25,9 @@ type Save struct {
 	Base   []*Base           // nil, or for each block its base or nil
 	Image  directio.Opener
 	Params Params
-	Sums   *Sums // gets the sum of each page written; nil: none are wanted, and only one Run is
-	Live   bool  // Run is going to be called again: there have to be Sums
+	Limit  *Limit // paces page data; nil: one of Params.MaxBandwidth
+	Sums   *Sums  // gets the sum of each page written; nil: none are wanted, and only one Run is
+	Live   bool   // Run is going to be called again: there have to be Sums
 
 	Stored   []mappedram.Bitmap // the result: which pages of each block are in the image
 	Progress Progress
@@ -36,7 +37,6 @@ type Save struct {
 	key      *markKey           // of the marks; nil if there are none
 	onFile   *Sums              // the marks of the pages that are in the file
 	reserved [][]guestmem.Range // of each block, by Reserve
-	limit    limiter
 }
 
 // Run does it. The image's page areas must be holes before the first: a page that is zero is not
@@ -83,7 +83,9 @@ func (s *Save) begin() error {
 	if s.Live && s.Sums != nil {
 		s.key, s.onFile = newMarkKey(), s.Sums.marks()
 	}
-	s.limit = newLimiter(s.Params.MaxBandwidth)
+	if s.Limit == nil {
+		s.Limit = NewLimit(s.Params.MaxBandwidth)
+	}
 	return nil
 }
 

@@ -172,6 +172,28 @@ func data() []byte {
 	return p
 }
 
+// TestParametersMeanwhile: parameters that are set while a migration is under way count for it.
+func TestParametersMeanwhile(t *testing.T) {
+	path := t.TempDir() + "/image"
+	b := newBench(t, Options{})
+	if _, err := b.memory.pieces[0].file.WriteAt(data(), 0); err != nil {
+		t.Fatal(err)
+	}
+	b.do(t, "migrate-set-capabilities", mappedCaps)
+	b.do(t, "migrate-set-parameters", `{"max-bandwidth":1}`)
+	b.pass(t, path, os.O_WRONLY|os.O_CREATE)
+	b.do(t, "migrate", toSet)
+	time.Sleep(20 * time.Millisecond)
+	if i := b.out.Info(); i.Status != statusActive {
+		t.Fatalf("it is %s", i.Status)
+	}
+	b.do(t, "migrate-set-parameters", `{"zero-page-detection":"none"}`)
+	b.do(t, "migrate-set-parameters", `{"max-bandwidth":0}`)
+	if i := b.ended(t); i.Status != statusCompleted || i.RAM.Normal != size/4096 || i.RAM.Duplicate != 0 {
+		t.Errorf("ended as %+v, %+v", i, i.RAM)
+	}
+}
+
 // TestRoundTrip: what is saved is what is loaded, in each format.
 func TestRoundTrip(t *testing.T) {
 	for name, caps := range map[string]string{"mapped-ram": mappedCaps, "plain": `{"capabilities":[]}`} {

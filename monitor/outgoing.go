@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -32,10 +33,13 @@ type Outgoing struct {
 	desc   string // why it failed
 	events bool
 	stats  statistics
+	limit  *migration.Limit        // of page data
 	cancel context.CancelCauseFunc // nil when none is under way
 	final  bool                    // the file is being published, too late to cancel
-	done   chan struct{}
-	goOn   chan struct{} // closed by Continue; nil unless in pre-switchover
+	// unlimited: the guest was stopped for what is being written, and stands still no longer than it takes
+	unlimited bool
+	done      chan struct{}
+	goOn      chan struct{} // closed by Continue; nil unless in pre-switchover
 }
 
 // errCancelled is why a cancelled migration ends.
@@ -60,6 +64,7 @@ func (o *Outgoing) Start(ctx context.Context, a Address, s Settings, answer func
 		return errors.Join(qmp.Errorf("There's a migration process in progress"), view.Close())
 	}
 	o.desc, o.events, o.cancel, o.done, o.final = "", s.Events, cancel, done, false
+	o.limit, o.unlimited = migration.NewLimit(s.bandwidth()), false
 	o.stats = statistics{begun: time.Now(), multifd: s.Multifd, writeZeros: s.ZeroPages == "none", total: view.Total()}
 	o.set(statusSetup)
 	o.mu.Unlock()
@@ -200,6 +205,35 @@ func (o *Outgoing) Cancel(answer func()) {
 	o.set(statusCancelling)
 	called(answer)
 	o.cancel(errCancelled)
+}
+
+// Change has the migration that is under way, if one is, go on with those settings that count while it does: how fast pages are
+// written, and whether pages of zeros count as written. QEMU takes other ones too, which count for the next migration.
+func (o *Outgoing) Change(s Settings) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.cancel == nil || o.final {
+		return
+	}
+	if !o.unlimited {
+		o.limit.Set(s.bandwidth())
+	}
+	o.stats.writeZeros = s.ZeroPages == "none"
+}
+
+// hurry lifts the limit for what is left when the guest stands still (QEMU migration_switchover_start).
+func (o *Outgoing) hurry() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.unlimited = true
+	o.limit.Set(0)
+}
+
+// writeZeros reports whether pages of zeros count as written.
+func (o *Outgoing) writeZeros() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.stats.writeZeros
 }
 
 // Active tells whether a migration is under way.

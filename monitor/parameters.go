@@ -4,6 +4,7 @@ package monitor
 
 import (
 	"context"
+	"math"
 	"reflect"
 
 	"github.com/ramjet-vm/ramjet/qmp"
@@ -102,6 +103,14 @@ func (m *Monitor) setParameters(_ context.Context, r *qmp.Request) (any, error) 
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
+	if err := m.changeParameters(args); err != nil {
+		return nil, err
+	}
+	m.out.Change(m.current())
+	return nil, nil
+}
+
+func (m *Monitor) changeParameters(args parameters) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	next := m.settings.params
@@ -112,14 +121,14 @@ func (m *Monitor) setParameters(_ context.Context, r *qmp.Request) (any, error) 
 		}
 	}
 	if err := next.check(); err != nil {
-		return nil, err
+		return err
 	}
 	// QEMU looks at the values before the change only, so that nothing can be changed any more once compression is on.
 	if m.settings.caps["mapped-ram"] && m.settings.params.streams() && next.streams() {
-		return nil, qmp.Errorf("Mapped-ram only available for non-compressed non-TLS multifd migration")
+		return qmp.Errorf("Mapped-ram only available for non-compressed non-TLS multifd migration")
 	}
 	m.settings.params = next
-	return nil, nil
+	return nil
 }
 
 // streams tells whether p wants what only a stream can be: compressed or encrypted.
@@ -156,6 +165,14 @@ type Settings struct {
 
 // Direct tells whether page data goes past the page cache (QEMU migrate_direct_io).
 func (s Settings) Direct() bool { return s.DirectIO && s.MappedRAM && s.Multifd }
+
+// bandwidth is MaxBandwidth as an engine takes it: one that no disk has is none.
+func (s Settings) bandwidth() int64 {
+	if s.MaxBandwidth > math.MaxInt64 {
+		return 0
+	}
+	return int64(s.MaxBandwidth)
+}
 
 // PageChannels is the number of channels for page data besides the main channel.
 func (s Settings) PageChannels() int {

@@ -7,9 +7,6 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
-	"time"
-
-	"golang.org/x/time/rate"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/migration"
@@ -40,10 +37,7 @@ const plainSectionID = 1
 
 // plain saves a stopped guest as a plain stream. It is durable when it returns, and its first bytes are written last.
 func (t *transfer) plain(ctx context.Context, sections []byte) error {
-	w := &plainWriter{view: t.view, progress: new(migration.Progress), limit: rate.NewLimiter(rate.Inf, plainBurst)}
-	if n := t.settings.MaxBandwidth; n > 0 && n < 1<<62 {
-		w.limit.SetLimit(rate.Limit(n))
-	}
+	w := &plainWriter{view: t.view, progress: new(migration.Progress), limit: t.limit}
 	t.mu.Lock()
 	t.stats.engine = w.progress
 	t.mu.Unlock()
@@ -79,7 +73,7 @@ type plainWriter struct {
 	view     *View
 	out      *bufio.Writer // its error stays until Flush
 	progress *migration.Progress
-	limit    *rate.Limiter
+	limit    *migration.Limit
 	zeros    []byte
 }
 
@@ -172,14 +166,9 @@ func (w *plainWriter) pages(ctx context.Context, i int, at int64, p []byte) erro
 // pace waits as long as the bandwidth asks for.
 func (w *plainWriter) pace(ctx context.Context, n int) error {
 	for n > 0 {
-		k := min(n, plainBurst)
-		if err := w.limit.WaitN(ctx, k); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				return cause
-			}
-			// A deadline would be passed, and there is none.
-			time.Sleep(time.Millisecond)
-			continue
+		k, err := w.limit.Wait(ctx, n)
+		if err != nil {
+			return err
 		}
 		n -= k
 	}

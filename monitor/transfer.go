@@ -99,6 +99,9 @@ func (t *transfer) switchover(ctx context.Context, live bool) error {
 			return err
 		}
 	}
+	if live {
+		t.hurry()
+	}
 	t.advance(statusDevice)
 	sections, err := t.Guest.State(ctx)
 	if err != nil {
@@ -188,10 +191,7 @@ func (t *transfer) prepare(live bool) (err error) {
 		t.sums = migration.NewSums(os.NewFile(uintptr(fd), "page sums"), t.layout.Blocks)
 	}
 	p := migration.Params{Channels: max(t.settings.PageChannels(), 1), Direct: t.settings.Direct()}
-	if t.settings.MaxBandwidth <= math.MaxInt64 {
-		p.MaxBandwidth = int64(t.settings.MaxBandwidth)
-	}
-	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Sums: t.sums, Live: live}
+	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Limit: t.limit, Sums: t.sums, Live: live}
 	t.mu.Lock()
 	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
 	t.mu.Unlock()
@@ -200,8 +200,9 @@ func (t *transfer) prepare(live bool) (err error) {
 
 // writer writes all but the pages.
 func (t *transfer) writer(sections []byte) *image.Writer {
+	all := t.writeZeros()
 	for i, b := range t.engine.Stored {
-		if t.settings.ZeroPages == "none" {
+		if all {
 			// What was asked for is that every page counts. Those of zeros are holes, which read the same.
 			b.SetRange(0, t.layout.Blocks[i].Pages())
 		}

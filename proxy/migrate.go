@@ -168,8 +168,29 @@ func (p *Proxy) setCapabilities(ctx context.Context, r *qmp.Request) (any, error
 // which switches it off too (migrate_params_check looks at the values before the change).
 const trap = "Mapped-ram only available for non-compressed non-TLS multifd migration"
 
-// setParameters leads out of the trap.
+// setParameters sets QEMU's parameters, and those of a migration that is under way.
 func (p *Proxy) setParameters(ctx context.Context, r *qmp.Request) (any, error) {
+	answer, err := p.setOutOfTrap(ctx, r)
+	if err == nil {
+		err = p.change(ctx)
+	}
+	return answer, err
+}
+
+// change has a migration of ours that is under way go on with the parameters that QEMU has now.
+func (p *Proxy) change(ctx context.Context) error {
+	if !p.out.Active() {
+		return nil
+	}
+	s, err := p.settings(ctx)
+	if err == nil {
+		p.out.Change(s)
+	}
+	return err
+}
+
+// setOutOfTrap sets QEMU's parameters, and leads out of the trap.
+func (p *Proxy) setOutOfTrap(ctx context.Context, r *qmp.Request) (any, error) {
 	args := r.Arguments()
 	answer, err := p.forward(ctx, r)
 	var e *qmp.Error

@@ -71,5 +71,8 @@ func (p *Proxy) human(ctx context.Context, r *qmp.Request) (any, error) {
 	if err == nil && (words[0] == "stop" || words[0] == "s") {
 		p.pause.Disown()
 	}
+	if err == nil && words[0] == "migrate_set_parameter" {
+		err = p.change(ctx)
+	}
 	return answer, err
 }

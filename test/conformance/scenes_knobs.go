@@ -2,6 +2,8 @@
 
 package conformance
 
+import "strings"
+
 // knobScenes are about capabilities, parameters and queries.
 var knobScenes = []scene{{
 	name: "queries of a fresh server", source: "qapi",
@@ -105,6 +107,58 @@ migrate-set-capabilities {"capabilities":[{"capability":"mapped-ram","state":fal
 migrate-set-parameters {"multifd-compression":"none"}
 migrate-set-capabilities {"capabilities":[{"capability":"mapped-ram","state":true}]}
 migrate-set-parameters {"multifd-compression":"zlib"}
+`}}
+
+// crawl is a migration that takes minutes.
+const crawl = `
+migrate-set-parameters {"max-bandwidth":16384}
+fill 2
+open a w image
+add-fd {"fdset-id":1} < a
+migrate {"uri":"file:/dev/fdset/1"}
+until active
+`
+
+// hurryScenes change parameters while a migration is under way. With the old ones none would come to its end.
+var hurryScenes = []scene{{
+	name: "max-bandwidth during a migration", source: "migration/options.c migrate_params_apply",
+	script: mapped + crawl + `
+migrate-set-parameters {"max-bandwidth":0}
+wait
+query-migrate-parameters
+`}, {
+	name: "max-bandwidth during a migration over channels", source: "migration/options.c migrate_params_apply",
+	script: multifd + crawl + `
+migrate-set-parameters {"max-bandwidth":32768}
+query-migrate-parameters
+migrate-set-parameters {"max-bandwidth":1000000000000}
+wait
+`}, {
+	name: "max-bandwidth during a plain migration", source: "migration/options.c migrate_params_apply",
+	script: strings.Replace(crawl, "until active", "only qemu,vm\nuntil active\nonly own\nuntil device", 1) + `
+migrate-set-parameters {"max-bandwidth":18446744073709551615}
+wait
+`}, {
+	name: "max-bandwidth during a migration, by the human monitor", source: "migration/migration-hmp-cmds.c hmp_migrate_set_parameter",
+	script: mapped + crawl + `
+only qemu,vm
+human-monitor-command {"command-line":"migrate_set_parameter max-bandwidth 1000000"}
+only own
+migrate-set-parameters {"max-bandwidth":1000000000000}
+wait
+`}, {
+	name: "other parameters during a migration", source: "migration/options.c migrate_params_apply",
+	script: mapped + crawl + `
+migrate-set-parameters {"downtime-limit":100}
+migrate-set-parameters {"zero-page-detection":"none"}
+migrate-set-parameters {"cpu-throttle-initial":30,"cpu-throttle-increment":20,"max-cpu-throttle":50}
+migrate-set-parameters {"avail-switchover-bandwidth":1000,"max-postcopy-bandwidth":1000}
+migrate-set-parameters {"multifd-channels":0}
+migrate-set-parameters {"nope":1}
+migrate-set-capabilities {"capabilities":[{"capability":"multifd","state":true}]}
+query-migrate-parameters
+migrate-set-parameters {"max-bandwidth":0}
+wait
 `}}
 
 func caps(names ...string) string {
