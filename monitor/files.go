@@ -140,8 +140,14 @@ func directPath(o directio.Opener, flags int) error {
 	return nil
 }
 
-// truncate drops all behind offset, as file_start_outgoing_migration does.
+// truncate drops all behind offset, as file_start_outgoing_migration does; of a block device only what makes it an image.
 func truncate(f *os.File, offset uint64) error {
+	if device, err := directio.IsDevice(f); err != nil || device {
+		if err == nil {
+			err = erase(f, offset)
+		}
+		return err
+	}
 	rc, err := f.SyscallConn()
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/fdset"
@@ -116,10 +117,15 @@ func (l *load) start(answer func()) (err error) {
 	l.in.mu.Unlock()
 	answer()
 	l.set(statusActive, nil)
+	began := time.Now()
 	go func() {
 		defer close(done)
 		defer cancel()
-		if err := l.run(ctx); err != nil {
+		err := l.run(ctx)
+		if l.opts.Log != nil {
+			l.opts.Log(Report{Incoming: true, Engine: "ramjet", Why: l.out.Why, File: l.address.File(), Took: time.Since(began), Err: err})
+		}
+		if err != nil {
 			err = fmt.Errorf("load of migration failed: %w", err)
 			l.set(statusFailed, err)
 			if l.exit && ctx.Err() == nil {
@@ -198,14 +204,10 @@ func (l *load) openImage() (*mappedram.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
 	if l.address.Offset > math.MaxInt64 {
 		return nil, fmt.Errorf("there is nothing at offset %d", l.address.Offset)
 	}
-	image, err := mappedram.OpenAt(f, st.Size(), int64(l.address.Offset))
+	image, err := OpenImage(f, int64(l.address.Offset))
 	if err != nil {
 		return nil, err
 	}

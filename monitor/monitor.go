@@ -55,6 +55,8 @@ type Options struct {
 	// Quit is called after the command quit has been answered, or with an error when an incoming migration failed whose
 	// failure is to end the process.
 	Quit func(error)
+	// Log, if not nil, is told what has become of each migration.
+	Log func(Report)
 	// Paths allows migration to and from files by their names, not only by descriptor sets.
 	Paths bool
 	// Incoming starts the guest waiting for migrate-incoming.
@@ -68,7 +70,8 @@ func New(m *Memory, o Options) *Monitor {
 	if o.Incoming {
 		mon.state.name = "inmigrate"
 	}
-	mon.out = &Outgoing{Guest: guest{mon}, Files: Files{Sets: &mon.sets, Paths: o.Paths}, Emit: o.Emit}
+	mon.out = &Outgoing{Guest: guest{mon}, Files: Files{Sets: &mon.sets, Paths: o.Paths}, Emit: o.Emit,
+		Log: o.Log, Why: "this guest is only memory"}
 	return mon
 }
 

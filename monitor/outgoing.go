@@ -27,12 +27,16 @@ type Outgoing struct {
 	Emit  func(event string, data any)
 	// Ended, if not nil, is called when a migration that was begun has ended, before anybody is told.
 	Ended func()
+	// Log, if not nil, is told what has become of each migration that was begun; Why is what it is told of the engine.
+	Log func(Report)
+	Why string
 
 	mu     sync.Mutex
 	status string // "": none yet
 	desc   string // why it failed
 	events bool
 	stats  statistics
+	file   string                  // where the last one went
 	limit  *migration.Limit        // of page data
 	cancel context.CancelCauseFunc // nil when none is under way
 	final  bool                    // the file is being published, too late to cancel
@@ -64,6 +68,7 @@ func (o *Outgoing) Start(ctx context.Context, a Address, s Settings, answer func
 		return errors.Join(qmp.Errorf("There's a migration process in progress"), view.Close())
 	}
 	o.desc, o.events, o.cancel, o.done, o.final = "", s.Events, cancel, done, false
+	o.file = a.File()
 	o.limit, o.unlimited = migration.NewLimit(s.bandwidth()), false
 	o.stats = statistics{begun: time.Now(), multifd: s.Multifd, writeZeros: s.ZeroPages == "none", total: view.Total()}
 	o.set(statusSetup)
@@ -192,6 +197,9 @@ func (o *Outgoing) end(err error) {
 	default:
 		o.desc = oneLine(err)
 		o.set(statusFailed)
+	}
+	if o.Log != nil {
+		o.Log(o.report(err))
 	}
 }
 

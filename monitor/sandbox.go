@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	seccomp "github.com/elastic/go-seccomp-bpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/sandbox"
 )
@@ -16,7 +17,10 @@ import (
 //
 // It reports what could not be had.
 func Sandbox() (missing error) {
-	return errors.Join(sandbox.Files(), sandbox.Calls())
+	return errors.Join(sandbox.Files(), sandbox.Calls(sandbox.Group{
+		Action:             seccomp.ActionAllow,
+		NamesWithCondtions: []seccomp.NameWithConditions{sandbox.With("ioctl", 1, seccomp.Equal, unix.BLKGETSIZE64)}, // directio.Size
+	}))
 }
 
 // SandboxBeside is Sandbox for a monitor in front of a QEMU, which has to look at that process's memory all the time.

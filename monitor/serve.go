@@ -10,15 +10,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Listen makes the socket at path, for this user only (mode 0600). What a server that is gone has left there is
-// replaced, as QEMU does.
-func Listen(path string) (*net.UnixListener, error) {
+// Listen makes the socket at path, for this user only (mode 0600), or for the members of a group too (0660; -1: none). What a server
+// that is gone has left there is replaced, as QEMU does.
+func Listen(path string, group int) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode()&os.ModeSocket == 0 {
 			return nil, fmt.Errorf("%s exists and is not a socket: choose another path", path)
@@ -39,6 +40,14 @@ func Listen(path string) (*net.UnixListener, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if group >= 0 {
+		if err = os.Chown(path, -1, group); err == nil {
+			err = os.Chmod(path, 0o660)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("cannot give the socket to group %d: %w", group, err), l.Close())
+		}
 	}
 	return l, nil
 }
@@ -73,28 +82,43 @@ func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
 	return nil, nil, fmt.Errorf("descriptor %d is not a Unix socket", fd)
 }
 
-// SameUser lets only processes of this process's user in.
-func SameUser(peer *unix.Ucred) error {
-	if int(peer.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d is not user %d", peer.Uid, os.Geteuid())
+// Admit says who may be a client: root, the process's own user, and the members of a group.
+type Admit struct {
+	Group int // -1: none
+}
+
+// Check returns why the process at the other end of conn is not served, or nil.
+func (a Admit) Check(conn *net.UnixConn) error {
+	peer, err := qmp.PeerCred(conn)
+	if err != nil {
+		return err
+	}
+	if peer.Uid == 0 || int(peer.Uid) == os.Geteuid() || a.Group >= 0 && int(peer.Gid) == a.Group {
+		return nil
+	}
+	if a.Group < 0 {
+		return fmt.Errorf("user %d may not use this monitor: user %d and root may, and a group that ramjet serve --group names", peer.Uid, os.Geteuid())
+	}
+	groups, err := qmp.PeerGroups(conn)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(groups, uint32(a.Group)) {
+		return fmt.Errorf("user %d may not use this monitor: user %d, root and the members of group %d may", peer.Uid, os.Geteuid(), a.Group)
 	}
 	return nil
 }
 
-// Serve serves a listening socket, or a connection, until ctx ends or, with a connection, the client leaves.
-func Serve(ctx context.Context, s *qmp.Server, l *net.UnixListener, c *net.UnixConn) error {
+// Serve serves a listening socket, or a connection, to those whom a admits until ctx ends or, with a connection, the client leaves.
+func (a Admit) Serve(ctx context.Context, s *qmp.Server, l *net.UnixListener, c *net.UnixConn) error {
 	if c != nil {
-		cred, err := qmp.PeerCred(c)
-		if err == nil {
-			err = SameUser(cred)
-		}
-		if err != nil {
-			c.Close()
+		if err := a.Check(c); err != nil {
+			qmp.Refuse(c, err)
 			return err
 		}
 		return s.ServeConn(ctx, c)
 	}
-	s.Allow = SameUser
+	s.Allow = a.Check
 	l.SetUnlinkOnClose(false)
 	err := s.Serve(ctx, l)
 	if errors.Is(err, ctx.Err()) {

@@ -29,6 +29,7 @@ type transfer struct {
 	opened   *Opened
 
 	file   *directio.File // for headers, bitmaps and device state
+	device bool           // file is a block device
 	layout *mappedram.Layout
 	engine *migration.Save
 	sums   *migration.Sums
@@ -45,10 +46,12 @@ func (t *transfer) run(ctx context.Context) (err error) {
 	if t.file, err = directio.NewFile(t.opened.Main); err != nil {
 		return err
 	}
-	err = t.migrate(ctx)
+	if t.device, err = directio.IsDevice(t.file.File); err == nil {
+		err = t.migrate(ctx)
+	}
 	if err != nil {
 		// What is there of the image is worth nothing, and may have filled the disk.
-		_ = t.file.Truncate(int64(t.address.Offset))
+		_ = truncate(t.file.File, t.address.Offset)
 		resume, cancel := context.WithTimeout(context.Background(), mercy)
 		defer cancel()
 		err = errors.Join(err, t.Guest.Resume(resume))
@@ -65,7 +68,7 @@ func (t *transfer) migrate(ctx context.Context) error {
 		return err
 	}
 	live := running && t.settings.MappedRAM
-	if err := t.prepare(live); err != nil {
+	if err := t.prepare(ctx, live); err != nil {
 		return err
 	}
 	t.pass()
@@ -131,6 +134,11 @@ func (t *transfer) pages(ctx context.Context, sections []byte) error {
 	if err != nil {
 		return err
 	}
+	if t.device {
+		if err := t.closeTail(end); err != nil {
+			return err
+		}
+	}
 	t.mu.Lock()
 	t.stats.rest = t.besidesPages(end)
 	t.mu.Unlock()
@@ -158,11 +166,11 @@ func (t *transfer) refresh(ctx context.Context, live bool) error {
 	}
 	t.view.Close()
 	t.view = view
-	return t.prepare(live)
+	return t.prepare(ctx, live)
 }
 
 // prepare lays the image out and makes the engine.
-func (t *transfer) prepare(live bool) (err error) {
+func (t *transfer) prepare(ctx context.Context, live bool) (err error) {
 	if t.address.Offset > math.MaxInt64 {
 		return fmt.Errorf("offset %d is beyond what a file can have", t.address.Offset)
 	}
@@ -173,8 +181,16 @@ func (t *transfer) prepare(live bool) (err error) {
 	if t.layout, err = mappedram.NewLayout(int64(t.address.Offset), config, t.view.Blocks); err != nil {
 		return err
 	}
+	if t.device {
+		if err := t.room(ctx); err != nil {
+			return err
+		}
+	}
 	// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
 	for _, size := range []int64{t.layout.Offset, t.layout.RAMEnd} {
+		if t.device {
+			break
+		}
 		if err := t.file.Truncate(size); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,14 +63,23 @@ func (p *Proxy) migrateIncoming(ctx context.Context, r *qmp.Request) (any, error
 		p.mu.Lock()
 		p.ours = false
 		p.mu.Unlock()
-		return p.forward(ctx, r)
+		answer, err := p.forward(ctx, r)
+		if err == nil {
+			go p.follow(monitor.Report{Incoming: true, Engine: "qemu", Why: "it is not one from a mapped-ram file without x-ignore-shared", File: a.File()})
+		}
+		return answer, err
 	}
 	if err := p.takeSet(ctx, a.Path); err != nil {
 		return nil, err
 	}
 	defer p.sets.Close()
 	in := &incoming{Proxy: p, settings: s}
-	if err := in.load(ctx, r, a, args.ExitOnError); err != nil {
+	began := time.Now()
+	err = in.load(ctx, r, a, args.ExitOnError)
+	if p.log != nil {
+		p.log(monitor.Report{Incoming: true, Engine: "ramjet", Why: "it comes from a mapped-ram file", File: a.File(), Took: time.Since(began), Err: err})
+	}
+	if err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -114,16 +124,14 @@ func (in *incoming) load(ctx context.Context, r *qmp.Request, a monitor.Address,
 
 // open reads the image's headers and compares its memory with QEMU's.
 func (in *incoming) open(ctx context.Context, main *os.File, a monitor.Address) error {
-	st, err := main.Stat()
-	if err != nil {
-		return err
-	}
 	if a.Offset > math.MaxInt64 {
 		return fmt.Errorf("there is nothing at offset %d", a.Offset)
 	}
-	if in.image, err = mappedram.OpenAt(main, st.Size(), int64(a.Offset)); err != nil {
+	image, err := monitor.OpenImage(&directio.File{File: main}, int64(a.Offset))
+	if err != nil {
 		return err
 	}
+	in.image = image
 	if t := in.image.Config.MachineType; t != in.vm.MachineType {
 		return qmp.Errorf("Machine type received is '%s' and local is '%s'", t, in.vm.MachineType)
 	}

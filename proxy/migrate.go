@@ -51,7 +51,7 @@ func (p *Proxy) settings(ctx context.Context) (s monitor.Settings, err error) {
 func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	var args monitor.MigrateArgs
 	if err := r.Args(&args); err != nil {
-		return p.migrateThere(ctx, r)
+		return p.forward(ctx, r) // which says so
 	}
 	a, err := monitor.Target{URI: args.URI, Channels: args.Channels}.Address(false)
 	if err != nil {
@@ -65,11 +65,15 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	case p.out.Active():
 		return nil, qmp.Errorf("There's a migration process in progress")
 	case p.refusedThere(ctx):
-		return p.migrateThere(ctx, r)
+		return p.migrateThere(ctx, r, a, "it refuses any other")
 	case p.pause.State() == qemu.Left:
 		return nil, qmp.Errorf("Can't migrate the vm that was paused due to previous migration")
-	case a.Transport != "file" || !s.MappedRAM || args.Resume != nil && *args.Resume:
-		return p.migrateThere(ctx, r)
+	case a.Transport != "file":
+		return p.migrateThere(ctx, r, a, "it does not go to a file")
+	case !s.MappedRAM:
+		return p.migrateThere(ctx, r, a, "the capability mapped-ram is off, or the mode is not normal")
+	case args.Resume != nil && *args.Resume:
+		return p.migrateThere(ctx, r, a, "it goes on with one that was interrupted")
 	}
 	if err := s.Ready(); err != nil {
 		return nil, err
@@ -78,7 +82,7 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 		return nil, err
 	}
 	if s.IgnoreShared || s.UUID {
-		return p.migrateChecked(ctx, r, a, s)
+		return p.migrateChecked(ctx, r, a, s, "x-ignore-shared or validate-uuid is on")
 	}
 	if err := p.pause.Claim(); err != nil {
 		p.sets.Close()
@@ -90,7 +94,7 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	}
 	var no *qemu.Refusal
 	if errors.As(err, &no) {
-		return p.migrateChecked(ctx, r, a, s)
+		return p.migrateChecked(ctx, r, a, s, no.Error())
 	}
 	if err != nil {
 		p.sets.Close() // it may not have come as far as to end
@@ -113,22 +117,24 @@ func (p *Proxy) refusedThere(ctx context.Context) bool {
 }
 
 // migrateChecked has QEMU write a mapped-ram file itself, unless that would crash it.
-func (p *Proxy) migrateChecked(ctx context.Context, r *qmp.Request, a monitor.Address, s monitor.Settings) (any, error) {
+func (p *Proxy) migrateChecked(ctx context.Context, r *qmp.Request, a monitor.Address, s monitor.Settings, why string) (any, error) {
 	defer p.sets.Close()
 	opened, err := p.out.Files.Open(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
 	if err != nil {
 		return nil, err
 	}
 	opened.Close()
-	return p.migrateThere(ctx, r)
+	return p.migrateThere(ctx, r, a, why)
 }
 
-func (p *Proxy) migrateThere(ctx context.Context, r *qmp.Request) (any, error) {
+// migrateThere has QEMU migrate; why is for the log.
+func (p *Proxy) migrateThere(ctx context.Context, r *qmp.Request, a monitor.Address, why string) (any, error) {
 	answer, err := p.forward(ctx, r)
 	if err == nil {
 		p.mu.Lock()
 		p.ours = false
 		p.mu.Unlock()
+		go p.follow(monitor.Report{Engine: "qemu", Why: why, File: a.File()})
 	}
 	return answer, err
 }

@@ -39,6 +39,7 @@ type Proxy struct {
 	state *qemu.StateFile // for all migrations: a new one needs a path
 	pause *qemu.Pause
 	paths bool
+	log   func(monitor.Report) // may be nil
 
 	sets fdset.Sets // of the migration that is under way
 	out  *monitor.Outgoing
@@ -54,6 +55,8 @@ type Options struct {
 	PID    int    // QEMU's process; 0: the socket's peer
 	// Paths allows mapped-ram migration to and from files by their names, which this process then opens.
 	Paths bool
+	// Log, if not nil, is told what has become of each migration, whoever did it.
+	Log func(monitor.Report)
 }
 
 // New attaches to a QEMU. Its events go to s, whose greeting and commands it sets.
@@ -63,7 +66,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{paths: o.Paths}
+	p := &Proxy{log: o.Log, paths: o.Paths}
 	if p.vm, err = qemu.AttachMonitor(ctx, m, o.Socket, o.PID); err != nil {
 		return nil, err
 	}
@@ -77,6 +80,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 	p.out = &monitor.Outgoing{
 		Ended: p.ended,
 		Guest: guest{p},
+		Log:   o.Log, Why: "it goes to a mapped-ram file",
 		Files: monitor.Files{Sets: &p.sets, Paths: o.Paths},
 		Emit: func(name string, data any) {
 			e := qmp.Event{Name: name}

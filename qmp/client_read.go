@@ -91,14 +91,18 @@ func (c *capped) Read(p []byte) (int, error) {
 // readGreeting waits for the greeting, which is the first thing that a monitor says to a client; but a QEMU that is still
 // at a command of its former client sends the answer to the new one.
 func (c *Client) readGreeting(r *messageReader) error {
+	var refused *wireError
 	m, err := r.next()
 	for err == nil && m.QMP == nil && (m.Return != nil || m.Error != nil || m.Event != "") {
+		refused = m.Error
 		m, err = r.next()
 	}
 	const notQMP = "(is it QEMU's human monitor or guest agent? give the socket of -qmp)"
 	var syntax *json.SyntaxError
 	var notObject *json.UnmarshalTypeError
 	switch {
+	case errors.Is(err, io.EOF) && refused != nil:
+		return fmt.Errorf("%w: the monitor does not serve this process: %s", ErrClosed, refused.Desc)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the monitor hung up without a greeting", ErrClosed)
 	case errors.As(err, &syntax), errors.As(err, &notObject):

@@ -27,9 +27,9 @@ type Server struct {
 	Commands map[string]Command
 	// Fallback, if not nil, gets every command that is not in Commands.
 	Fallback Handler
-	// Allow, if not nil, is asked by Serve about each client's process, user
-	// and group; an error keeps the client out.
-	Allow func(*unix.Ucred) error
+	// Allow, if not nil, is asked by Serve about each client (PeerCred,
+	// PeerGroups); with an error the client is told it and kept out.
+	Allow func(*net.UnixConn) error
 	// MaxSessions is how many clients Serve serves at a time, further ones
 	// wait; 0 is 64.
 	MaxSessions int
@@ -93,21 +93,27 @@ func (s *Server) Serve(ctx context.Context, l *net.UnixListener) error {
 		go func() {
 			defer wg.Done()
 			defer func() { <-slots }()
-			if s.allowed(conn) {
-				s.ServeConn(ctx, conn)
-			} else {
-				conn.Close()
+			if err := s.allowed(conn); err != nil {
+				Refuse(conn, err)
+				return
 			}
+			s.ServeConn(ctx, conn)
 		}()
 	}
 }
 
-func (s *Server) allowed(conn *net.UnixConn) bool {
+func (s *Server) allowed(conn *net.UnixConn) error {
 	if s.Allow == nil {
-		return true
+		return nil
 	}
-	cred, err := PeerCred(conn)
-	return err == nil && s.Allow(cred) == nil
+	return s.Allow(conn)
+}
+
+// Refuse tells a client, instead of a greeting, why it is not served, and closes its connection.
+func Refuse(conn *net.UnixConn, why error) {
+	conn.SetWriteDeadline(time.Now().Add(flushTime))
+	conn.Write(new(Request).answer(nil, why))
+	conn.Close()
 }
 
 func pause(ctx context.Context, d time.Duration) {

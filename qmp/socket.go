@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -127,6 +128,28 @@ func PeerCred(conn *net.UnixConn) (*unix.Ucred, error) {
 		return nil, err
 	}
 	return cred, os.NewSyscallError("getsockopt", serr)
+}
+
+// PeerGroups returns the supplementary groups of the other end (SO_PEERGROUPS), at the time of PeerCred.
+func PeerGroups(conn *net.UnixConn) (groups []uint32, err error) {
+	rc, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	const most = 65536 // NGROUPS_MAX
+	groups = make([]uint32, most)
+	size := uint32(4 * most)
+	var e unix.Errno
+	if err := rc.Control(func(fd uintptr) {
+		_, _, e = unix.Syscall6(unix.SYS_GETSOCKOPT, fd, unix.SOL_SOCKET, unix.SO_PEERGROUPS,
+			uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
+	}); err != nil {
+		return nil, err
+	}
+	if e != 0 {
+		return nil, os.NewSyscallError("getsockopt", e)
+	}
+	return groups[:size/4], nil
 }
 
 // PeerCred is the function PeerCred for the client's connection.

@@ -46,7 +46,7 @@ func ParseTail(r io.ReaderAt, at, end int64, ram uint32) (Tail, error) {
 	if at < 0 || end < at {
 		return Tail{}, fmt.Errorf("%w: it should end at %d and goes on at %d", ErrTruncated, end, at)
 	}
-	p := &tailReader{b: bufio.NewReaderSize(io.NewSectionReader(r, at, end-at), MaxSetup), at: at, ram: ram}
+	p := &tailReader{b: newTailBuffer(io.NewSectionReader(r, at, end-at)), at: at, ram: ram}
 	if err := p.parts(); err != nil {
 		return Tail{}, err
 	}
@@ -64,6 +64,8 @@ func ParseTail(r io.ReaderAt, at, end int64, ram uint32) (Tail, error) {
 	}
 	return t, nil
 }
+
+func newTailBuffer(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, MaxSetup) }
 
 // descriptionHead is the length of the type byte and the length before the JSON.
 const descriptionHead = 5

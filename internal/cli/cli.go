@@ -45,7 +45,7 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	json     bool
-	verbose  bool
+	verbose  verbosity
 	progress progressMode
 
 	printed bool   // a result is on standard output
@@ -139,7 +139,7 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolVar(&version, "version", false, "print the version, as the command version does")
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
-	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say on standard error what is decided and why")
+	flags.VarPF(&a.verbose, "verbose", "v", "say on standard error what is decided and why; -vv: each command of serve's clients too").NoOptDefVal = "true"
 	flags.Var(&a.logFormat, "log-format", "how --verbose says it: text (key=value) or json, an object a line; implies --verbose")
 	_ = root.RegisterFlagCompletionFunc("log-format", fixed("text", "json"))
 	flags.Var(&a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 )
 
 // logFormat is how --verbose speaks; "" is for people.
@@ -23,8 +24,26 @@ func (l *logFormat) Set(s string) error {
 	return fmt.Errorf("%q is not one of text, json", s)
 }
 
+// verbosity is how often --verbose was given.
+type verbosity int
+
+func (v *verbosity) String() string { return strconv.FormatBool(*v > 0) }
+func (v *verbosity) Type() string   { return "bool" }
+
+// Set is called for each time, with what a flag that is true or false has.
+func (v *verbosity) Set(s string) error {
+	on, err := strconv.ParseBool(s)
+	if err != nil {
+		return err
+	}
+	if *v++; !on {
+		*v = 0
+	}
+	return nil
+}
+
 // logging tells whether anybody wants to read what is logged.
-func (a *app) logging() bool { return a.verbose || a.logFormat != "" }
+func (a *app) logging() bool { return a.verbose > 0 || a.logFormat != "" }
 
 // log prints what --verbose shows.
 func (a *app) log(s string) { a.event(s) }
@@ -52,10 +71,22 @@ func (a *app) event(s string, attrs ...any) {
 	}
 }
 
+// debug is event for what only -vv shows.
+func (a *app) debug(s string, attrs ...any) {
+	switch {
+	case a.verbose < 2:
+	case a.logFormat == "":
+		a.event(s)
+	default:
+		a.logger().Debug(printable(oneLine(s)), printables(attrs)...)
+	}
+}
+
 func (a *app) logger() *slog.Logger {
-	var h slog.Handler = slog.NewTextHandler(a.err, nil)
+	options := &slog.HandlerOptions{Level: slog.LevelDebug}
+	var h slog.Handler = slog.NewTextHandler(a.err, options)
 	if a.logFormat == "json" {
-		h = slog.NewJSONHandler(a.err, nil)
+		h = slog.NewJSONHandler(a.err, options)
 	}
 	return slog.New(h).With("command", a.command, "pid", os.Getpid())
 }

@@ -13,6 +13,7 @@ import (
 
 	vmetrics "github.com/VictoriaMetrics/metrics"
 
+	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/snapshot"
 )
@@ -115,13 +116,17 @@ func writeMigration(w io.Writer, query qmp.Handler) {
 	}
 }
 
-// listenMetrics listens at HOST:PORT, or at a Unix socket if address is a path.
+// listenMetrics listens at HOST:PORT, or, if address is a path, at a Unix socket of mode 0600, in place of one that was left behind.
 func listenMetrics(address string) (net.Listener, error) {
-	network := "tcp"
 	if len(address) > 0 && (address[0] == '/' || address[0] == '.') {
-		network = "unix"
+		l, err := monitor.Listen(address, -1)
+		if err != nil {
+			return nil, fmt.Errorf("--metrics %s: %w", address, err)
+		}
+		l.SetUnlinkOnClose(false) // access to the file system is given up by then
+		return l, nil
 	}
-	l, err := net.Listen(network, address)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics %s: give HOST:PORT, 127.0.0.1:9105 say, or the path of a socket to make: %w", address, err)
 	}

@@ -19,7 +19,7 @@ import (
 // TestMetrics has a serve in its sandbox carry out commands, and reads what it says of them.
 func TestMetrics(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "qmp")
-	c := exec.Command(os.Args[0], "serve", "--qmp", socket, "--memory", "ram0=2M", "--metrics", "127.0.0.1:0", "--log-format", "json")
+	c := exec.Command(os.Args[0], "serve", "--qmp", socket, "--memory", "ram0=2M", "--metrics", "127.0.0.1:0", "--log-format", "json", "-vv")
 	c.Env = append(os.Environ(), asProgram+"=1")
 	stderr, err := c.StderrPipe()
 	check(t, err)
@@ -41,11 +41,20 @@ func TestMetrics(t *testing.T) {
 	}
 	migrate(t, client)
 	var said struct {
-		Msg, Name string
-		Seconds   float64
+		Level, Msg, Name, Engine, Why string
+		Seconds                       float64
 	}
 	for said.Name != "query-status" {
 		readLine(t, lines, &said)
+	}
+	if said.Level != "DEBUG" {
+		t.Errorf("a command is logged as %+v", said)
+	}
+	for !strings.Contains(said.Msg, "completed after") { // one to a set that there is not comes before
+		readLine(t, lines, &said)
+	}
+	if said.Level != "INFO" || said.Engine != "ramjet" || said.Why == "" || said.Seconds == 0 {
+		t.Errorf("the migration is logged as %+v", said)
 	}
 	scrape(t, "http://"+address.Address+"/metrics")
 	page := scrape(t, "http://"+address.Address+"/metrics")

@@ -61,7 +61,7 @@ func TestPrintedResults(t *testing.T) {
 			Format: e, Machine: e, QEMUVersion: e, ID: e, Sealed: true, RunState: e, Seal: m, Base: &seal.Base{Path: e}, Incomplete: errors.New(e),
 			Blocks: []snapshot.InspectBlock{b, {Name: e, Ignored: true}}, Devices: []snapshot.Device{{Name: e, Fields: []snapshot.DeviceField{{Path: e, Type: e, Value: e}}}},
 		}
-		a := &app{out: new(bytes.Buffer), err: new(bytes.Buffer), verbose: true}
+		a := &app{out: new(bytes.Buffer), err: new(bytes.Buffer), verbose: 1}
 		clean := inspected("image", r)
 		harmless(t, "inspect", clean)
 		if n := strings.Count(inspected("image", r), "\n"); n != strings.Count(inspected("image", innocent(r)), "\n") {

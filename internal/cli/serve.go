@@ -8,11 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/proxy"
@@ -24,6 +29,7 @@ import (
 type serveFlags struct {
 	socket    string
 	fd        int
+	group     string
 	vm        string
 	pid       int
 	memory    []string
@@ -46,12 +52,17 @@ can take over and give back. Files come as descriptors that clients pass; the fi
 up access to it, and all system calls that it does not need, before it answers the first client. --no-sandbox
 leaves it that, and allows migration to file:PATH.
 
-The socket is open to its own user only.`,
-		Example: `  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G
-  ramjet serve --qmp /run/ramjet.qmp --memory ram0=4G --incoming
-  ramjet serve --qmp /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
+Only processes of its own user and of root are served, and with --group the members of a group.
+
+Started by systemd it takes its socket from there (LISTEN_FDS), and says when it is ready (NOTIFY_SOCKET).`,
+		Example: `  ramjet serve --listen /run/ramjet.qmp --memory ram0=4G
+  ramjet serve --listen /run/ramjet.qmp --memory ram0=4G --incoming
+  ramjet serve --listen /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
 		Args: exactly(0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if c.Flags().Changed("listen") && c.Flags().Changed("qmp") {
+				return usageError{errors.New("--listen and --qmp are the same: give one")}
+			}
 			if err := a.runServe(c.Context(), o); err != nil || !a.json {
 				return err
 			}
@@ -59,7 +70,9 @@ The socket is open to its own user only.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.socket, "qmp", "", "listen at `SOCKET`, which is made with mode 0600")
+	f.StringVar(&o.socket, "listen", "", "listen at `SOCKET`, which is made with mode 0600")
+	f.StringVar(&o.socket, "qmp", "", "the same as --listen `SOCKET`")
+	f.StringVar(&o.group, "group", "", "serve the members of `GROUP` too, to whom the socket is opened (mode 0660)")
 	f.IntVar(&o.fd, "qmp-fd", -1, "serve the inherited descriptor `N`, a Unix socket that listens or is connected")
 	f.StringVar(&o.vm, "vm", "", "be the monitor of the QEMU whose QMP socket is `SOCKET`")
 	f.IntVar(&o.pid, "pid", 0, "QEMU's process `PID`, where the socket of --vm cannot tell")
@@ -73,7 +86,7 @@ The socket is open to its own user only.`,
 func (o serveFlags) check() error {
 	switch {
 	case (o.socket == "") == (o.fd < 0):
-		return errors.New("where to serve? Give a socket to make with --qmp, or an inherited one with --qmp-fd")
+		return errors.New("where to serve? Give a socket to make with --listen, or an inherited one with --qmp-fd")
 	case o.vm != "" && (len(o.memory) > 0 || o.incoming):
 		return errors.New("--memory and --incoming are for a guest of its own, not for the QEMU of --vm")
 	case o.vm == "" && o.pid != 0:
@@ -86,23 +99,36 @@ func (o serveFlags) check() error {
 type backend interface{ Close() error }
 
 func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
+	if o.socket == "" && o.fd < 0 {
+		if o.fd, err = passedSocket(); err != nil {
+			return err
+		}
+	}
 	if err := o.check(); err != nil {
+		return usageError{err}
+	}
+	group, err := groupID(o.group)
+	if err != nil {
 		return usageError{err}
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	server := &qmp.Server{Greeting: monitor.Greeting(snapshot.VersionString())}
-	b, err := o.backend(ctx, server, end)
+	b, err := o.backend(ctx, server, end, a.migrated())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	l, conn, err := o.listen()
+	l, conn, err := o.listen(group)
 	if err == nil {
 		err = a.watch(ctx, o.metrics, server)
 	}
 	if err != nil {
 		return err
+	}
+	// What listens is ready; what is not there yet waits in its queue. Once the sandbox stands there are no new sockets.
+	if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
+		a.log("systemd cannot be told that this is ready: " + err.Error())
 	}
 	if !o.noSandbox {
 		sandbox := monitor.Sandbox
@@ -113,7 +139,7 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 			a.log(missing.Error())
 		}
 	}
-	err = monitor.Serve(ctx, server, l, conn)
+	err = monitor.Admit{Group: group}.Serve(ctx, server, l, conn)
 	// A signal is how a server is told to end.
 	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, errQuit) && !errors.Is(cause, errInterrupted) {
 		err = cause
@@ -127,7 +153,7 @@ func (a *app) watch(ctx context.Context, address string, s *qmp.Server) error {
 		return nil
 	}
 	m := newMetrics()
-	m.observe(s, a.event)
+	m.observe(s, a.debug)
 	if address == "" {
 		return nil
 	}
@@ -141,11 +167,11 @@ func (a *app) watch(ctx context.Context, address string, s *qmp.Server) error {
 }
 
 // backend makes what is served and gives the server its commands.
-func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.CancelCauseFunc) (backend, error) {
+func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.CancelCauseFunc, log func(monitor.Report)) (backend, error) {
 	if o.vm == "" {
-		return newMonitor(o, s, end)
+		return newMonitor(o, s, end, log)
 	}
-	p, err := proxy.New(ctx, s, proxy.Options{Socket: o.vm, PID: o.pid, Paths: o.noSandbox})
+	p, err := proxy.New(ctx, s, proxy.Options{Socket: o.vm, PID: o.pid, Paths: o.noSandbox, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -156,11 +182,37 @@ func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.Canc
 	return p, nil
 }
 
+// migrated returns what logs migrations, nil if nobody wants to read it.
+func (a *app) migrated() func(monitor.Report) {
+	if !a.logging() {
+		return nil
+	}
+	return func(r monitor.Report) {
+		way := "to"
+		if r.Incoming {
+			way = "from"
+		}
+		outcome, attrs := "completed", []any{"file", r.File, "engine", r.Engine, "why", r.Why, "seconds", r.Took.Seconds()}
+		if r.Err != nil {
+			outcome, attrs = "failed", append(attrs, "error", r.Err)
+		}
+		said := fmt.Sprintf("migration %s %s by %s (%s): %s after %.3f s", way, r.File, r.Engine, r.Why, outcome, r.Took.Seconds())
+		switch {
+		case r.Err != nil:
+			said += ": " + r.Err.Error()
+		case !r.Incoming:
+			said += fmt.Sprintf(", %s written, guest stopped for %.3f s", units.BytesSize(float64(r.Bytes)), r.Pause.Seconds())
+			attrs = append(attrs, "bytes", r.Bytes, "pause_seconds", r.Pause.Seconds())
+		}
+		a.event(said, attrs...)
+	}
+}
+
 // errQuit ends serve because a client said quit, or the QEMU is gone.
 var errQuit = errors.New("quit")
 
 // newMonitor makes the guest and the server's commands.
-func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc) (*monitor.Monitor, error) {
+func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc, log func(monitor.Report)) (*monitor.Monitor, error) {
 	memory := monitor.NewMemory()
 	for _, s := range o.memory {
 		name, text, ok := strings.Cut(s, "=")
@@ -174,6 +226,7 @@ func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc) (
 	}
 	m := monitor.New(memory, monitor.Options{
 		Emit:     emitter(server),
+		Log:      log,
 		Paths:    o.noSandbox,
 		Incoming: o.incoming,
 		Quit: func(err error) {
@@ -188,11 +241,43 @@ func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc) (
 	return m, nil
 }
 
-func (o serveFlags) listen() (*net.UnixListener, *net.UnixConn, error) {
+// passedSocket is the descriptor of the one socket that systemd, or who does as it does, has passed: -1 for none.
+func passedSocket() (int, error) {
+	files := activation.Files(true)
+	if len(files) == 0 {
+		return -1, nil
+	}
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
+	if len(files) > 1 {
+		return -1, fmt.Errorf("%d sockets were passed (LISTEN_FDS), one is needed", len(files))
+	}
+	return unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 3)
+}
+
+// groupID is the number of a group, -1 of none.
+func groupID(name string) (int, error) {
+	if name == "" {
+		return -1, nil
+	}
+	if n, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(n), nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1, fmt.Errorf("--group %s: there is no such group", name)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+func (o serveFlags) listen(group int) (*net.UnixListener, *net.UnixConn, error) {
 	if o.fd >= 0 {
 		return monitor.Inherited(o.fd)
 	}
-	l, err := monitor.Listen(o.socket)
+	l, err := monitor.Listen(o.socket, group)
 	return l, nil, err
 }
 

@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +27,7 @@ func init() {
 	directives = map[string]func(*player, []string, string) (string, error){
 		"raw": (*player).raw, "repeat": (*player).repeat, "send": (*player).sendOnly,
 		"open": (*player).open, "dup": (*player).dup, "pipe": (*player).pipe, "memfd": (*player).memfd,
-		"make": (*player).makeFile, "size": (*player).size, "head": (*player).head, "cut": (*player).cut, "poke": (*player).poke,
+		"make": (*player).makeFile, "device": (*player).device, "size": (*player).size, "head": (*player).head, "cut": (*player).cut, "poke": (*player).poke,
 		"fill": (*player).fill, "check": (*player).check,
 		"wait": func(p *player, _ []string, _ string) (string, error) {
 			if p.gone {
@@ -123,6 +125,29 @@ func (p *player) path(name string) string { return filepath.Join(p.dir, name) }
 
 func (p *player) makeFile(args []string, _ string) (string, error) {
 	return nothing, os.WriteFile(p.path(args[0]), bytes.Repeat([]byte(args[2]), int(number(args[1]))), 0o600)
+}
+
+// device makes a block device of a file of so many bytes, none of which is zero.
+func (p *player) device(args []string, _ string) (string, error) {
+	file := p.path(args[0] + ".file")
+	if err := os.WriteFile(file, bytes.Repeat([]byte{0xAA}, int(number(args[1]))), 0o600); err != nil {
+		return "", err
+	}
+	out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("losetup: %w, %s", err, out)
+	}
+	loop := strings.TrimSpace(string(out))
+	p.devices = append(p.devices, loop)
+	return nothing, os.Symlink(loop, p.path(args[0]))
+}
+
+// needDevices skips where a block device cannot be made, as without root's rights.
+func needDevices(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("losetup", "--find").CombinedOutput(); err != nil || os.Geteuid() != 0 {
+		t.Skipf("no block device can be made of a file: %v %s", err, out)
+	}
 }
 
 func (p *player) size(args []string, _ string) (string, error) {

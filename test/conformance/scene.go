@@ -16,7 +16,7 @@ type scene struct {
 
 // scenes is the table.
 func scenes() []scene {
-	return slices.Concat(setScenes, addressScenes, knobScenes, migrationScenes, upstreamScenes, wrongSetScenes, damageScenes, protocolScenes, objectScenes, mixedScenes, textScenes, orderScenes, hurryScenes)
+	return slices.Concat(setScenes, addressScenes, knobScenes, migrationScenes, upstreamScenes, wrongSetScenes, damageScenes, protocolScenes, objectScenes, mixedScenes, textScenes, orderScenes, hurryScenes, deviceScenes)
 }
 
 // Often used beginnings.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -27,6 +28,7 @@ import (
 //	dup NAME OLD                 another descriptor of the same open file description
 //	pipe NAME, memfd NAME SIZE   other descriptors
 //	make FILE SIZE BYTE          a file of so many bytes of one kind
+//	device NAME SIZE             a block device of so many bytes
 //	fill SEED, check SEED        guest memory: make it so, is it so?
 //	size FILE, head FILE N       how long a file is; what it begins with, and what is at N
 //	cut FILE N                   cut a file to N bytes, from its end if negative
@@ -43,16 +45,63 @@ import (
 //	restart [incoming]           a new server
 //
 // DIR in a text is the scene's directory. "differs KINDS: REASON" before a step says that these servers answer otherwise than
-// QEMU, and why; once QEMU is gone that needs no mark any more. "only KINDS" before a step skips it elsewhere, and "want ANSWER" says what ramjet
+// QEMU, and why; "differs KINDS since 11.0: REASON" that they do so with QEMUs from that version on, and "before 11.0" with older
+// ones. Several such lines may stand before a step. Once QEMU is gone that needs no mark any more. "only KINDS" before a step skips it elsewhere, and "want ANSWER" says what ramjet
 // answers whatever QEMU does.
 
 // step is one line of a script.
 type step struct {
 	text    string
-	differs map[string]bool
-	reason  string
+	differs []difference
 	only    map[string]bool
 	want    string // what ramjet answers
+}
+
+// version is QEMU's, without the last number.
+type version [2]int
+
+func (v version) before(w version) bool { return v[0] < w[0] || v[0] == w[0] && v[1] < w[1] }
+
+func parseVersion(s string) (v version) {
+	if n, err := fmt.Sscanf(s, "%d.%d", &v[0], &v[1]); n != 2 || err != nil {
+		panic("no version: " + s)
+	}
+	return v
+}
+
+// difference is a declared difference from QEMU.
+type difference struct {
+	kinds         map[string]bool
+	since, before version // of the QEMUs; before is zero for all
+	reason        string
+}
+
+// parseDifference takes KINDS [since VERSION] [before VERSION]: REASON.
+func parseDifference(s string) (d difference) {
+	who, reason, _ := strings.Cut(s, ": ")
+	words := strings.Fields(who)
+	d.kinds, d.reason = kindSet(words[0]), reason
+	for i := 1; i+1 < len(words); i += 2 {
+		switch words[i] {
+		case "since":
+			d.since = parseVersion(words[i+1])
+		case "before":
+			d.before = parseVersion(words[i+1])
+		default:
+			panic("no condition: " + s)
+		}
+	}
+	return d
+}
+
+// declared returns why a kind of server answers a step otherwise than a QEMU of that version.
+func (s step) declared(kind string, v version) (reason string, ok bool) {
+	for _, d := range s.differs {
+		if d.kinds[kind] && !v.before(d.since) && (d.before == version{} || v.before(d.before)) {
+			return d.reason, true
+		}
+	}
+	return "", false
 }
 
 func parse(script string) []step {
@@ -63,8 +112,7 @@ func parse(script string) []step {
 		switch {
 		case line == "" || strings.HasPrefix(line, "#"):
 		case strings.HasPrefix(line, "differs "):
-			kinds, reason, _ := strings.Cut(strings.TrimPrefix(line, "differs "), ": ")
-			next.differs, next.reason = kindSet(kinds), reason
+			next.differs = append(next.differs, parseDifference(strings.TrimPrefix(line, "differs ")))
 		case strings.HasPrefix(line, "want "):
 			next.want = strings.TrimPrefix(line, "want ")
 		case strings.HasPrefix(line, "only "):
@@ -108,6 +156,7 @@ type player struct {
 	gone          bool
 	ends          bool // it was told to, or hung up
 	paths         bool
+	devices       []string // block devices that were made
 }
 
 const nothing = "" // a step without an answer
@@ -142,6 +191,9 @@ func (p *player) close() {
 	}
 	for _, f := range p.files {
 		f.Close()
+	}
+	for _, d := range p.devices {
+		exec.Command("losetup", "--detach", d).Run()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 type row struct {
 	scene
 	steps   []step
+	version version             // QEMU's
 	answers map[string][]string // by kind
 }
 
@@ -58,7 +59,8 @@ func (r row) undeclared() (list []string) {
 		for _, kind := range r.different(i) {
 			mine, theirs := r.answers[kind][i], r.answers[stock][i]
 			ended := mine == monitorGone || strings.HasPrefix(mine, "killed")
-			if ended || !st.differs[kind] && !r.crashed(i) {
+			_, declared := st.declared(kind, r.version)
+			if ended || !declared && !r.crashed(i) {
 				list = append(list, fmt.Sprintf("%s\n  QEMU says %s\n  %s says %s", st.text, theirs, kind, mine))
 			}
 		}
@@ -136,8 +138,8 @@ func (r row) detail(b *bytes.Buffer, n int) {
 		if len(kinds) == 0 {
 			continue
 		}
-		reason := st.reason
-		if reason == "" {
+		reason, ok := st.declared(kinds[0], r.version)
+		if !ok {
 			reason = "QEMU is gone"
 		}
 		fmt.Fprintf(b, "- `%s`: %s\n    - QEMU: %s\n", st.text, escape(reason), code(r.answers[stock][i]))

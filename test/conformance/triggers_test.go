@@ -164,7 +164,7 @@ func TestTrigger3(t *testing.T) {
 
 // shortAtQEMU shows that the fault is one: what becomes of the image if QEMU itself writes it.
 func shortAtQEMU(t *testing.T, disk *weakDisk) {
-	needQEMU10(t)
+	needQEMU(t)
 	p := newPlayer(t, stock)
 	if err := p.restart(false); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/monitor"
+)
+
+// pollInterval is how often QEMU is asked, for the log, whether its own migration has ended.
+const pollInterval = 200 * time.Millisecond
+
+// follow reports a migration that QEMU does itself when it has ended.
+func (p *Proxy) follow(r monitor.Report) {
+	if p.log == nil {
+		return
+	}
+	began := time.Now()
+	for {
+		var m struct {
+			Status   string
+			Error    string `json:"error-desc"`
+			Downtime int64
+			RAM      struct{ Transferred int64 }
+		}
+		if p.vm.Monitor.Execute(context.Background(), "query-migrate", nil, &m) != nil {
+			return // it is gone, and nobody knows
+		}
+		switch m.Status {
+		case "completed":
+			r.Bytes, r.Pause = m.RAM.Transferred, time.Duration(m.Downtime)*time.Millisecond
+		case "failed", "cancelled":
+			r.Err = errors.New(m.Status)
+			if m.Error != "" {
+				r.Err = errors.New(m.Error)
+			}
+		default:
+			time.Sleep(pollInterval)
+			continue
+		}
+		r.Took = time.Since(began)
+		p.log(r)
+		return
+	}
+}
