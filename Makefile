@@ -2,13 +2,14 @@
 #
 #   make demo          see it: a Linux guest is saved, killed and restored, here
 #   make test          all tests; those with a guest need QEMU, which it gets (scripts/setup)
+#                      ACCEL=kvm: under KVM (conformance and bench too)
 #
 #   make build         bin/ramjet, one static program
 #   make unit          the tests without a guest
 #   make bench         measure against QEMU and the disk; BENCH='-help' lists what can be asked of it
 #   make conformance   the tests that compare with a real QEMU
 #   make test QEMU=PROGRAM   the same on another QEMU; scripts/other-qemu gets one
-#   make soak          1,000 saves and 1,000 restores that are killed, each call failing in each way, all kinds of VM (an hour)
+#   make soak          what is too long for every run: 1,000 saves and 1,000 restores that are killed, each call failing in each way, all kinds of VM
 #   make fuzz          every fuzz target for FUZZTIME (5s)
 #   make lint          formatting, go vet, staticcheck
 #   make setup         only get QEMU and a guest kernel
@@ -17,8 +18,11 @@
 #   make clean         remove what was built, and the kernel
 
 GO          ?= go
-FUZZTIME    ?= 5s
 QEMU        ?=
+# Guests run on tcg unless this says kvm.
+ACCEL       ?= $(RAMJET_ACCEL)
+export RAMJET_ACCEL := $(ACCEL)
+FUZZTIME    ?= 5s
 TESTFLAGS   ?=
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
@@ -37,10 +41,16 @@ DEB_VERSION := $(subst -,+,$(DEB_VERSION))
 PREFIX  ?= /usr/local
 NFPM    := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.45.2
 
+# What came of the tests, what was skipped too. STRICT=1: a skip that is not expected is a failure. RECORD=1: the run goes into the
+# documents, "What was run where". All that the tests say, what they measured too, is in bin/tests.json.
+REPORT = mkdir -p bin && $(GO) run ./test/report -log bin/tests.json $(if $(STRICT),-strict) $(if $(RECORD),-record 'make $@')
+
 # Packages whose tests start no guest, and those whose tests do.
-LIGHT = ./test/guest ./test/house
+LIGHT = ./test/guest ./test/house ./test/report
 UNIT  = $$($(GO) list ./... | grep -Ev '/test(/|$$)') $(LIGHT)
-GUEST = $$($(GO) list ./test/... | grep -Ev '/test/(guest|house)$$')
+# The longest first: two packages run at a time.
+LONG  = ./test/e2e ./test/faults
+GUEST = $(LONG) $$($(GO) list ./test/... | grep -Ev '/test/(guest|house|report|e2e|faults)$$')
 
 # A machine that cannot have QEMU (status 3) is no failure: what needs it is skipped then, with the reason.
 SETUP = scripts/setup; case $$? in 0) export RAMJET_NEED_QEMU=1 ;; 3) echo "going on without QEMU" ;; *) exit 1 ;; esac
@@ -79,11 +89,10 @@ setup:
 demo: build
 	@$(SETUP); $(GO) run ./test/demo
 
-# Guests one package at a time: two emulated machines on few processors only wait for each other. -v, because their
-# tests print what they measured.
+# At most a quarter of an hour on two processors. Two packages with guests at a time: an emulated machine keeps one processor busy.
 test:
-	@$(SETUP); $(MAKE) --no-print-directory unit && \
-	$(GO) test -v -count=1 -p 1 -timeout 15m $(TESTFLAGS) $(GUEST)
+	@$(SETUP); $(REPORT) -- $(GO) test -json -count=1 -timeout 5m $(TESTFLAGS) $(UNIT) \
+		-- $(GO) test -json -count=1 -p 2 -timeout 20m $(TESTFLAGS) $(GUEST)
 
 unit:
 	$(GO) test -count=1 -timeout 5m $(TESTFLAGS) $(UNIT)
@@ -96,14 +105,13 @@ scale: build setup
 	$(GO) run ./test/scale
 
 conformance: setup
-	RAMJET_NEED_QEMU=1 $(GO) test -v -count=1 -timeout 15m -run 'QEMU|Conformance' $(UNIT) $(GUEST)
+	@export RAMJET_NEED_QEMU=1; $(REPORT) -- $(GO) test -json -count=1 -timeout 15m -run 'QEMU|Conformance' $(UNIT) $(GUEST)
 
 # What is too long for every run of the tests.
 soak: build
 	@scripts/setup
-	RAMJET_NEED_QEMU=1 RAMJET_KILLS=1000 $(GO) test -v -count=1 -timeout 90m -run 'TestKill' ./test/e2e
-	RAMJET_NEED_QEMU=1 RAMJET_ANYVM=all $(GO) test -v -count=1 -timeout 90m -run 'TestAnyVM' ./test/e2e
-	RAMJET_NEED_QEMU=1 RAMJET_FAULTS=all $(GO) test -v -count=1 -timeout 90m ./test/faults
+	RAMJET_NEED_QEMU=1 RAMJET_LONG=1 RAMJET_KILLS=1000 $(GO) test -v -count=1 -timeout 120m -run 'TestKill|TestMatrix|TestLive|TestResources|TestAnyVM' ./test/e2e
+	RAMJET_NEED_QEMU=1 RAMJET_LONG=1 $(GO) test -v -count=1 -timeout 90m ./test/faults ./qmp
 
 fuzz:
 	GO=$(GO) scripts/fuzz $(FUZZTIME)

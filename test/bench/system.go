@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -162,10 +161,9 @@ func warm(path string) error {
 
 // machine describes where the figures come from.
 func machine(dir string) map[string]string {
-	m := map[string]string{"cpus": fmt.Sprint(runtime.NumCPU()), "go": runtime.Version()}
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		m["kernel"] = unix.ByteSliceToString(u.Release[:])
+	h := vm.ThisHost(dir)
+	m := map[string]string{
+		"cpus": fmt.Sprint(h.CPUs), "go": runtime.Version(), "kernel": h.Kernel, "qemu": h.QEMU, "accelerator": h.Accelerator, "filesystem": h.FileSystem,
 	}
 	for _, line := range lines("/proc/cpuinfo") {
 		if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
@@ -175,12 +173,6 @@ func machine(dir string) map[string]string {
 	}
 	if l := lines("/proc/meminfo"); len(l) > 0 {
 		m["memory"] = strings.TrimSpace(strings.TrimPrefix(l[0], "MemTotal:"))
-	}
-	if v, err := vm.Version(); err == nil {
-		m["qemu"] = fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2])
-	}
-	if out, err := exec.Command("stat", "-f", "-c", "%T", dir).Output(); err == nil {
-		m["filesystem"] = strings.TrimSpace(string(out))
 	}
 	return m
 }

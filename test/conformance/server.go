@@ -84,7 +84,7 @@ func start(kind, program, dir string, incoming, paths bool) (*server, error) {
 }
 
 func qemuArgs(socket string, incoming bool) []string {
-	args := []string{vm.Program(), "-M", "none,memory-backend=m0", "-nodefaults", "-display", "none",
+	args := []string{vm.Program(), "-accel", vm.Accelerator(), "-M", "none,memory-backend=m0", "-nodefaults", "-display", "none",
 		"-object", fmt.Sprintf("memory-backend-memfd,id=m0,size=%d,share=on", memory), "-m", fmt.Sprintf("%dM", memory>>20),
 		"-qmp", "unix:" + socket + ",server=on,wait=off"}
 	if incoming {

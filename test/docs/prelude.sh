@@ -8,7 +8,7 @@ vm() {
 	local socket=$1
 	shift
 	mkdir -p "$(dirname "$socket")"
-	qemu-system-x86_64 -nodefaults -m 64 -display none -qmp "unix:$socket,server=on,wait=off" "$@" 2>/dev/null &
+	"${RAMJET_QEMU:-qemu-system-x86_64}" -accel "${RAMJET_ACCEL:-tcg}" -nodefaults -m 64 -display none -qmp "unix:$socket,server=on,wait=off" "$@" 2>/dev/null &
 	listens "$socket"
 }
 
@@ -53,7 +53,7 @@ domain() {
 	mkdir -p "$(dirname "$2")"
 	chmod 777 "$(dirname "$2")"
 	cat >"$RAMJET_DOCS_TEST/$1.xml" <<-END
-		<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
+		<domain type='$([[ ${RAMJET_ACCEL:-tcg} == kvm ]] && echo kvm || echo qemu)' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 		  <name>$1</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
 		  <os><type arch='x86_64' machine='pc'>hvm</type></os>
 		  <devices><emulator>$(command -v qemu-system-x86_64)</emulator></devices>

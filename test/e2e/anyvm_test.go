@@ -57,7 +57,7 @@ type anyVM struct {
 // sentence that says why not.
 func TestAnyVM(t *testing.T) {
 	vm.Need(t)
-	all := os.Getenv("RAMJET_ANYVM") == "all"
+	all := vm.Long()
 	for _, k := range kinds {
 		if k.short || all {
 			t.Run(k.name, k.test)

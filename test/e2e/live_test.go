@@ -9,10 +9,10 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-// TestLive saves a guest that works on its memory all the time, live, and restores it in both modes: whatever
+// TestLive saves a guest that works on its memory all the time, live, and restores it in both modes (each image in both if vm.Long): whatever
 // moment the image is of, the guest finds each page as it has to be.
 func TestLive(t *testing.T) {
-	for _, c := range []struct {
+	for number, c := range []struct {
 		name string
 		vm.Config
 	}{
@@ -46,8 +46,11 @@ func TestLive(t *testing.T) {
 				t.Error("the guest does not count")
 			}
 			v.Kill()
-			for _, image := range []string{"live", "diff", "qemu"} {
-				for _, mode := range []string{"instant", "eager"} {
+			for i, image := range []string{"live", "diff", "qemu"} {
+				for k, mode := range []string{"instant", "eager"} {
+					if (i+k+number)%2 > 0 && !vm.Long() {
+						continue // the other guest's image is restored so
+					}
 					t.Log(image, mode)
 					r, _ := restore(t, v, at(image), "--mode", mode)
 					do(t, r.Dirty(0))

@@ -112,7 +112,7 @@ func TestKilledRestores(t *testing.T) {
 	image, _ := saveOf(t, v)
 	do(t, v.Kill())
 	var none, ran int
-	times := kills(60)
+	times := kills(24)
 	for n := range times {
 		dir := directory(t)
 		mode := []string{"instant", "eager"}[n%2]

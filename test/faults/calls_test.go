@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -35,7 +34,7 @@ type fault struct {
 	do      act
 	lasting bool // the calls of that kind after it fare no better
 	heals   bool // the work has to succeed all the same
-	few     bool // where a save is made in which nothing fails, some calls say enough
+	each    bool // every call is struck, not some of them, however short the tests are to be
 }
 
 func only(kinds ...kind) func(kind) bool {
@@ -64,20 +63,17 @@ func half(_ kind, length int) (int, error) {
 }
 
 var faults = []fault{
-	{name: "EIO", befalls: either(file, memory), do: failing(unix.EIO)},
+	{name: "EIO", befalls: either(file, memory), do: failing(unix.EIO), each: true},
 	{name: "EIO for good", befalls: either(file, memory), do: failing(unix.EIO), lasting: true},
 	{name: "ENOSPC", befalls: only(open, pwrite, ftruncate, fsync, link, rename), do: failing(unix.ENOSPC), lasting: true},
 	{name: "EINVAL", befalls: only(pwrite, pread), do: failing(unix.EINVAL)},
 	{name: "EPIPE", befalls: only(send, receive), do: failing(unix.EPIPE)},
 	{name: "EINTR", befalls: either(file, memory), do: failing(unix.EINTR), heals: true},
-	{name: "short", befalls: transfers, do: half, heals: true, few: true},
-	{name: "always short", befalls: transfers, do: half, lasting: true, few: true},
-	{name: "slow", befalls: func(kind) bool { return true }, heals: true, few: true,
+	{name: "short", befalls: transfers, do: half, heals: true},
+	{name: "always short", befalls: transfers, do: half, lasting: true},
+	{name: "slow", befalls: func(kind) bool { return true }, heals: true,
 		do: func(kind, int) (int, error) { time.Sleep(20 * time.Millisecond); return 0, nil }},
 }
-
-// every is whether each call is to fail in each way; else, where it takes long, some do, chosen at random.
-var every = os.Getenv("RAMJET_FAULTS") == "all"
 
 // TestSaveFaults lets each call of a save fail in each way.
 func TestSaveFaults(t *testing.T) {
@@ -88,13 +84,12 @@ func TestSaveFaults(t *testing.T) {
 				p := newPlace(t, m, old)
 				w := &work{p: p, vm: m.bare, save: m.save(p)}
 				for _, f := range faults {
-					most := 1000
+					most := 30
 					switch {
-					case every:
+					case vm.Long(), f.each && backend == "memfd" && !old:
+						most = 1000
 					case old:
-						most = 12
-					case f.few:
-						most = 60
+						most = 6
 					}
 					t.Run(fmt.Sprintf("%s, %s", f.name, map[bool]string{true: "old image", false: "no image"}[old]), func(t *testing.T) { w.each(t, f, most) })
 				}

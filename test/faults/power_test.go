@@ -13,10 +13,16 @@ import (
 
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
 // cuts is how many power cuts there are: in a save without an old image and in one that replaces one, half of them each.
-const cuts = 1000
+func cuts() int {
+	if vm.Long() {
+		return 4000
+	}
+	return 400
+}
 
 // TestPowerCut cuts the power at a random moment of a save. At the image's name is what was there before, or all of the new
 // image; and only that once Save has returned.
@@ -55,7 +61,7 @@ func cutPower(t *testing.T, m *machine, old, named bool) {
 	seed := rand.Uint64()
 	t.Logf("%d steps, seed %d", len(d.steps), seed)
 	count := map[string]int{}
-	for n := range cuts / 4 {
+	for n := range cuts() / 4 {
 		rnd := rand.New(rand.NewPCG(seed, uint64(n)))
 		cut := rnd.IntN(len(d.steps) + 1)
 		if n%3 == 0 { // the end is where most is decided
@@ -90,8 +96,8 @@ func cutPower(t *testing.T, m *machine, old, named bool) {
 			}
 		}
 	}
-	t.Logf("%d power cuts: %v", cuts/4, count)
-	if count["new"] == 0 || count["new"] == cuts/4 {
+	t.Logf("%d power cuts: %v", cuts()/4, count)
+	if count["new"] == 0 || count["new"] == cuts()/4 {
 		t.Error("the power was not cut at the moments that matter")
 	}
 }

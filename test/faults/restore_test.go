@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
 // TestRestoreFaults lets each call of an eager restore fail in each way, or as many as there is time for. There is
@@ -39,7 +40,7 @@ func (r *restoring) once(t *testing.T, undo func()) error {
 	own := filepath.Join(dir, "own")
 	v, err := snapshot.Restore(context.Background(), snapshot.RestoreOptions{
 		Image: r.image, Mode: snapshot.Eager, Detach: true, Channels: 2,
-		Command: []string{lookPath(t), "-accel", "tcg", "-machine", "pc,memory-backend=ram0", "-object", "memory-backend-memfd,id=ram0,size=16M,share=on",
+		Command: []string{lookPath(t), "-accel", vm.Accelerator(), "-machine", "pc,memory-backend=ram0", "-object", "memory-backend-memfd,id=ram0,size=16M,share=on",
 			"-m", "16M", "-nodefaults", "-display", "none", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 			"-chardev", "socket,id=own,path=" + own + ",server=on,wait=off", "-mon", "chardev=own,mode=control"},
 	})
@@ -65,7 +66,7 @@ func (r *restoring) each(t *testing.T, f fault) {
 			at = append(at, int64(i+1))
 		}
 	}
-	if most := 20; len(at) > most && !every {
+	if most := 12; len(at) > most && !vm.Long() {
 		rand.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
 		at = at[:most]
 	}

@@ -47,7 +47,7 @@ func (b Backend) object(id string, size int64, path string) string {
 	return o
 }
 
-// Accelerator is what guests run on: RAMJET_ACCEL, or tcg, because whether a
+// Accelerator is what guests run on: RAMJET_ACCEL (make test ACCEL=kvm), or tcg, because whether a
 // machine's KVM can run a stock kernel shows only in trying.
 func Accelerator() string { return cmp.Or(os.Getenv("RAMJET_ACCEL"), "tcg") }
 

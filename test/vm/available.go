@@ -36,9 +36,23 @@ var Available = sync.OnceValue(func() error {
 	if _, err := Kernel(); err != nil {
 		return err
 	}
-	_, err = checkout()
+	if _, err = checkout(); err == nil {
+		err = accelerated()
+	}
 	return err
 })
+
+// accelerated says why guests cannot run on the accelerator that was asked for, or nil.
+func accelerated() error {
+	if Accelerator() != "kvm" {
+		return nil
+	}
+	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("KVM was asked for (ACCEL=kvm, RAMJET_ACCEL), and cannot be used here: %w", err)
+	}
+	return f.Close()
+}
 
 var versionLine = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)
 

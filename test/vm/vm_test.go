@@ -54,6 +54,7 @@ func TestMachines(t *testing.T) {
 		"file-private":  {Fill: 64, Seed: 6, Backend: FilePrivate, Memory: "384M"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			v := Run(t, c)
 			t.Logf("boot %v", v.Boot)
 			before := right(t, v, 64*256)
