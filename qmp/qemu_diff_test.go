@@ -52,7 +52,11 @@ func TestAgainstQEMU(t *testing.T) {
 	}
 	defer conn.Close()
 	theirs := &wire{t, conn.(*net.UnixConn), bufio.NewReader(conn)}
-	theirs.line()
+	var greeting struct{ QMP wireGreeting }
+	if err := json.Unmarshal([]byte(theirs.line()), &greeting); err != nil {
+		t.Fatal(err)
+	}
+	otherParser := greeting.QMP.Version.QEMU.Major >= 11
 	ours := serve(t, testServer())
 	for _, w := range []*wire{theirs, ours} {
 		w.negotiate()
@@ -61,6 +65,9 @@ func TestAgainstQEMU(t *testing.T) {
 	compare := func(n int, input string) {
 		t.Helper()
 		a, b := theirs.exchange(input, n), ours.exchange(input, n)
+		if otherParser {
+			a, b = withoutParsers(a), withoutParsers(b)
+		}
 		if len(a) == len(b) {
 			for i := range a {
 				// Several mistakes in one command: QEMU finds the first in the
@@ -90,6 +97,24 @@ func TestAgainstQEMU(t *testing.T) {
 			return
 		}
 	}
+}
+
+// withoutParsers takes what a JSON parser says of a mistake for the same, however often it says so: that of QEMU 11 is another than that
+// of 10, with other texts, positions in the input, and its own way to go on after a mistake.
+func withoutParsers(answers []any) (out []any) {
+	const mistake = "JSON mistake"
+	for _, v := range answers {
+		m, _ := v.(map[string]any)
+		e, _ := m["error"].(map[string]any)
+		if desc, _ := e["desc"].(string); strings.Contains(desc, "JSON ") && !strings.HasPrefix(desc, "QMP input") {
+			v = mistake
+		}
+		if v == any(mistake) && len(out) > 0 && out[len(out)-1] == any(mistake) {
+			continue
+		}
+		out = append(out, v)
+	}
+	return out
 }
 
 func shape(answer any) bool {
