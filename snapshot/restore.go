@@ -325,6 +325,9 @@ func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error
 	if err := f.check(); err != nil {
 		return err
 	}
+	if err := r.compareProcessors(ctx, in); err != nil {
+		return err
+	}
 	loading, err := in.Offer(ctx, r.state.file)
 	if err != nil {
 		return err

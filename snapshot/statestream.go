@@ -24,6 +24,7 @@ type stateStream struct {
 	file       *os.File // open for reading only, as QEMU asks of a descriptor set
 	wasRunning bool
 	asleep     bool // the guest sleeps (S3)
+	processors int  // of the saved VM; 0: not known
 }
 
 // openState makes the state stream.
@@ -35,7 +36,7 @@ func (r *restore) openState(ctx context.Context) (*stateStream, error) {
 	if err := vmstate.CheckRunState(sections); err != nil {
 		return nil, fmt.Errorf("%s: %w: save its VM again, with ramjet", r.Image, err)
 	}
-	s := &stateStream{wasRunning: wasRunning(sections)}
+	s := &stateStream{wasRunning: wasRunning(sections), processors: processors(r.image.openedImage, sections)}
 	s.asleep, _ = vmstate.WasSuspended(sections)
 	if whole, err := r.diffIsStream(ctx); err != nil {
 		return nil, err
