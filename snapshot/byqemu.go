@@ -32,6 +32,7 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, err
 	}
+	s.findPlugged(ctx)
 	s.confineByQEMU()
 	remove := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)

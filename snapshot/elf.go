@@ -36,8 +36,8 @@ const (
 	elfProgramSize = 56
 )
 
-// newELFCore lays out a core with these ranges of memory and processors.
-func newELFCore(ranges []qemu.PhysicalRange, cpus []cpuState) *elfCore {
+// newELFCore lays out a core with these ranges of memory and processors, and the guest's own note if there is one.
+func newELFCore(ranges []qemu.PhysicalRange, cpus []cpuState, guestNote []byte) *elfCore {
 	var notes bytes.Buffer
 	for i, c := range cpus {
 		appendNote(&notes, "CORE", uint32(elf.NT_PRSTATUS), c.prstatus(i+1))
@@ -45,6 +45,7 @@ func newELFCore(ranges []qemu.PhysicalRange, cpus []cpuState) *elfCore {
 	for _, c := range cpus {
 		appendNote(&notes, "QEMU", 0, c.qemu())
 	}
+	notes.Write(guestNote)
 	programs := len(ranges) + 1
 	notesAt := int64(elfHeaderSize + elfProgramSize*programs)
 	at := (notesAt + int64(notes.Len()) + mappedram.PageSize - 1) &^ (mappedram.PageSize - 1)
@@ -89,6 +90,7 @@ type cpuState struct {
 	tables     [4]cpuSegment // ldt tr gdt idt
 	control    [5]uint64     // cr0 to cr4; cr1 is none
 	kernelBase uint64        // kernel_gs_base
+	longMode   bool          // it runs 64-bit code, or 32-bit code under a 64-bit system
 }
 
 type cpuSegment struct {
@@ -103,7 +105,7 @@ type cpuSegment struct {
 //	0    16 u64  general registers
 //	128  u64     instruction pointer
 //	136  u64     flags
-//	144  u32     hflags, then 4 u16 and 8 10-byte registers of the floating-point unit
+//	144  u32     hflags (bit 14: long mode is active, HF_LMA_SHIFT), then 4 u16 and 8 10-byte registers of the floating-point unit
 //	236  6       segments es cs ss ds fs gs: u32 selector, u64 base, u32 limit, u32 flags
 //	356  4       ldt tr gdt idt, as those
 //	436  u32 u64 u64   sysenter
@@ -113,20 +115,22 @@ type cpuSegment struct {
 const (
 	cpuSection    = "cpu"
 	cpuVersion    = 12
+	cpuHidden     = 144
 	cpuSegments   = 236
 	cpuControl    = 456
 	cpuKernelBase = 856
 	cpuKnown      = 864 // bytes
 )
 
-// cpuStates finds the processors in the device state; none if it is of a form that is not known.
-func cpuStates(image *openedImage) ([]cpuState, error) {
+// cpuStates finds the processors in the device state, none if it is of a form that is not known, and where the guest has a note
+// for its core.
+func cpuStates(image *openedImage) (cpus []cpuState, note guestNote, err error) {
 	if image.SectionsLength > maxShownState || image.DescriptionLength > maxShownDescription {
-		return nil, nil
+		return nil, note, nil
 	}
 	sections, err := image.DeviceSections()
 	if err != nil {
-		return nil, err
+		return nil, note, err
 	}
 	var d *vmstate.Description
 	if text, err := image.Description(); err == nil && text != nil {
@@ -134,17 +138,19 @@ func cpuStates(image *openedImage) ([]cpuState, error) {
 	}
 	list, err := vmstate.Sections(sections, d)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
+		return nil, note, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
 	}
-	var cpus []cpuState
 	for _, s := range list {
 		payload := sections[s.Payload:s.PayloadEnd]
+		if s.Name == vmcoreinfoSection {
+			note = parseGuestNote(payload)
+		}
 		if s.Name != cpuSection || s.Version != cpuVersion || len(payload) < cpuKnown {
 			continue
 		}
 		cpus = append(cpus, parseCPU(payload))
 	}
-	return cpus, nil
+	return cpus, note, nil
 }
 
 func parseCPU(b []byte) (c cpuState) {
@@ -167,6 +173,7 @@ func parseCPU(b []byte) (c cpuState) {
 		c.control[i] = be.Uint64(b[cpuControl+at:])
 	}
 	c.kernelBase = be.Uint64(b[cpuKernelBase:])
+	c.longMode = be.Uint32(b[cpuHidden:])>>14&1 != 0
 	return c
 }
 

@@ -17,7 +17,6 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/qemu"
 )
 
 // ExportFormat is what an image can be written as.
@@ -38,10 +37,12 @@ type ExportOptions struct {
 	Out    string    // a file; with ExportRaw a directory to be made, unless Block is given
 	To     io.Writer // where the file goes, if it is to have no name; Out is then only what messages call it
 	Format ExportFormat
-	Block  string   // ExportRaw: only this one, into the file Out
-	Memory []string // ExportELF: the main memory's blocks, in the order of addresses, where the image does not say
-	Base   string   // of a diff, if it is not where it was
-	Force  bool     // replace what is at Out
+	Block  string // ExportRaw: only this one, into the file Out
+	// Memory are, for ExportELF, the main memory's blocks in the order of addresses, where the image does not say; NAME@ADDRESS is memory
+	// that is plugged in there.
+	Memory []string
+	Base   string // of a diff, if it is not where it was
+	Force  bool   // replace what is at Out
 
 	Recipients []age.Recipient // ExportAge: who can read it
 
@@ -140,15 +141,22 @@ func (e *export) open() (err error) {
 
 // elf writes a core.
 func (e *export) elf(ctx context.Context) error {
-	ranges, err := e.physical()
+	ranges, err := physical(e.image.openedImage, e.Memory)
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
-	cpus, err := cpuStates(e.image.openedImage)
+	cpus, note, err := cpuStates(e.image.openedImage)
 	if err != nil {
 		return fmt.Errorf("%s: %w", e.Image, err)
 	}
-	core := newELFCore(ranges, cpus)
+	if len(cpus) > 0 && !cpus[0].longMode {
+		return fmt.Errorf("%s: its guest is not in 64-bit mode, and only cores of guests that are can be written: export it raw, or restore it and use QEMU's dump-guest-memory", e.Image)
+	}
+	guestNote, err := e.guestNote(note, ranges)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.Image, err)
+	}
+	core := newELFCore(ranges, cpus, guestNote)
 	e.result.CPUs = len(cpus)
 	in := map[string][]elfSegment{}
 	for _, s := range core.segments {
@@ -180,35 +188,6 @@ func (e *export) elf(ctx context.Context) error {
 			return nil
 		})
 	})
-}
-
-// physical says where the guest sees its memory.
-func (e *export) physical() ([]qemu.PhysicalRange, error) {
-	var blocks []qemu.SizedBlock
-	for _, b := range e.image.Blocks {
-		if !b.Ignored {
-			blocks = append(blocks, qemu.SizedBlock{Name: b.Name, Length: b.Length})
-		}
-	}
-	var args qemu.Args
-	if e.image.Seal != nil {
-		args = qemu.ParseArgs(e.image.Seal.CommandLine)
-	}
-	var main []qemu.SizedBlock
-	for _, name := range e.Memory {
-		i := e.image.Index(name)
-		if i < 0 || e.image.Blocks[i].Ignored {
-			return nil, fmt.Errorf("it has no memory %q (ramjet inspect lists its blocks)", name)
-		}
-		main = append(main, qemu.SizedBlock{Name: name, Length: e.image.Blocks[i].Length})
-	}
-	if main == nil {
-		var err error
-		if main, err = args.MainMemory(blocks); err != nil {
-			return nil, err
-		}
-	}
-	return qemu.PhysicalLayout(e.image.Config.MachineType, args, main)
 }
 
 // file makes one file of that size, durably and under its name only when write has succeeded.

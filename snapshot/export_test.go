@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -88,8 +89,11 @@ func TestExportELF(t *testing.T) {
 	for k := range cpu {
 		cpu[k] = byte(k)
 	}
+	bits32 := cpu[cpuHidden+2] &^ 0x40
+	cpu[cpuHidden+2] = bits32 | 0x40 // long mode
 	i.sections = append(i.sections, vmstate.AppendSectionStart(nil, vmstate.TypeFull, 5, "cpu", 0, 12)...)
 	i.sections = vmstate.AppendFooter(append(i.sections, cpu...), 5)
+	note, noteAt := vmcoreinfo(&i)
 	r, path := exported(t, ExportOptions{Image: i.sealed(t), Format: ExportELF})
 	if r.CPUs != 1 || len(r.LeftOut) != 2 {
 		t.Errorf("%+v", r)
@@ -120,12 +124,64 @@ func TestExportELF(t *testing.T) {
 	if rsp := le.Uint64(status[112+19*8:]); rsp != be.Uint64(cpu[4*8:]) {
 		t.Errorf("rsp is %#x", rsp)
 	}
-	second := notes[20+336:]
+	if !bytes.HasSuffix(notes, note) {
+		t.Errorf("the notes end with %q, want %q (at %#x)", notes[max(0, len(notes)-len(note)):], note, noteAt)
+	}
+	second := notes[20+336 : len(notes)-len(note)]
 	if le.Uint32(second[4:]) != qemuStateSize || string(second[12:17]) != "QEMU\x00" || len(second) != 20+qemuStateSize {
 		t.Errorf("the second note begins with %q, %d bytes", second[:24], len(second))
 	}
 	if cr3 := le.Uint64(second[20+8+18*8+10*24+3*8:]); cr3 != be.Uint64(cpu[cpuControl+16:]) {
 		t.Errorf("cr3 is %#x", cr3)
+	}
+}
+
+// vmcoreinfo has the guest of an image write a note for its core, over the border of two pages, and returns the note.
+func vmcoreinfo(i *testImage) (note []byte, at int64) {
+	var b bytes.Buffer
+	appendNote(&b, "VMCOREINFO", 0, bytes.Repeat([]byte("OSRELEASE=6.1\n"), 20))
+	note, at = b.Bytes(), 8*4096+4000
+	page := i.page
+	i.page = func(block int, n int64) []byte {
+		if block != 0 || n != 8 && n != 9 {
+			return page(block, n)
+		}
+		both := make([]byte, 2*4096)
+		copy(both[4000:], note)
+		return both[(n-8)*4096 : (n-7)*4096]
+	}
+	be := binary.BigEndian
+	section := be.AppendUint16(be.AppendUint16([]byte{1}, 0), elfNoteFormat)
+	section = be.AppendUint64(be.AppendUint32(section, uint32(len(note)+40)), uint64(at))
+	i.sections = append(i.sections, vmstate.AppendSectionStart(nil, vmstate.TypeFull, 6, vmcoreinfoSection, 0, 1)...)
+	i.sections = vmstate.AppendFooter(append(i.sections, section...), 6)
+	return note, at
+}
+
+// TestGuestNoteHostile has the guest say things of its note that are not so.
+func TestGuestNoteHostile(t *testing.T) {
+	be := binary.BigEndian
+	section := func(has byte, format uint16, size uint32, at uint64) []byte {
+		b := be.AppendUint16(be.AppendUint16([]byte{has}, 0), format)
+		return be.AppendUint64(be.AppendUint32(b, size), at)
+	}
+	for name, b := range map[string][]byte{
+		"nothing": section(0, 1, 100, 4096), "another format": section(1, 2, 100, 4096), "too small": section(1, 1, 11, 4096),
+		"too large": section(1, 1, 1<<31, 4096), "nowhere": section(1, 1, 100, 1<<63), "cut": section(1, 1, 100, 4096)[:16],
+	} {
+		if n := parseGuestNote(b); n != (guestNote{}) {
+			t.Errorf("%s: %+v", name, n)
+		}
+	}
+	image, err := openWithBase(smallImage().write(t), "")
+	check(t, err)
+	defer image.close()
+	e := &export{image: image}
+	ranges := []qemu.PhysicalRange{{Block: "pc.ram", Length: 4 << 20}}
+	for _, n := range []guestNote{{0, 100}, {4<<20 - 50, 100}, {1 << 52, 100}} { // random bytes, the end, nowhere
+		if b, err := e.guestNote(n, ranges); err != nil || b != nil {
+			t.Errorf("%+v: %d bytes, %v", n, len(b), err)
+		}
 	}
 }
 

@@ -74,6 +74,7 @@ func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
 		return err
 	}
 	n.blocks = blocks
+	n.findPlugged(ctx)
 	var laid []mappedram.Block
 	for _, b := range blocks {
 		m, err := n.vm.OpenMemory(b, guestmem.Read)

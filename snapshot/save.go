@@ -4,6 +4,7 @@ package snapshot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -106,6 +107,8 @@ type save struct {
 	spare  *os.File         // see takeScratch
 	slept  *qemu.SleepWatch // with EngineQEMU
 	result *SaveResult
+
+	plugged json.RawMessage // where plugged memory is, as the seal says it; nil if there is none
 }
 
 // Save saves a running VM into a new image. On an error nothing is left at the image's path that was not there
@@ -350,6 +353,7 @@ func (s *save) metadata() *seal.Metadata {
 		}
 	}
 	s.recordDisks(m)
+	m.MemoryDevices = s.plugged
 	return m
 }
 

@@ -28,7 +28,8 @@ raw   OUT becomes a directory: a file for each block of memory, sparse, as it li
       state; and image.json, which says what is what. ramjet import makes an image of it again. With --block NAME only
       that block's memory is written, into the file OUT.
 elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
-      writes it: for gdb, crash and what else reads those. Zero pages are holes.
+      writes it. Zero pages are holes. gdb -core OUT shows memory by physical address and the registers; for stacks, whose
+      addresses are virtual, use crash. The guest has to be in 64-bit mode.
 
 flat  OUT becomes an image of its own: a diff and its base made one. On a file system that can (XFS, btrfs) it shares
       their pages and is there at once; pages that are shared are not read.
@@ -83,7 +84,7 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 	f := c.Flags()
 	f.Var(oneWord(&format, "raw|elf|flat|age"), "format", "what OUT becomes (required, unless there is a recipient)")
 	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
-	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses (default: as recorded)")
+	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses, and NAME@ADDRESS for what is plugged in (default: as recorded)")
 	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; may be given again")
 	f.StringArrayVar(&recipientFiles, "recipients-file", nil, "age: encrypt for the recipients in `FILE`, one a line; may be given again")
 	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
