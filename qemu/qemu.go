@@ -59,10 +59,11 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 		if socket, err = cl.monitorSocket(); err != nil {
 			return nil, fmt.Errorf("process %d: %w", pid, err)
 		}
+		socket = socketOf(pid, socket)
 	}
 	monitor, err := qmp.Dial(ctx, socket)
 	if err != nil {
-		return nil, err
+		return nil, explainBusy(err)
 	}
 	return AttachMonitor(ctx, monitor, socket, pid)
 }
@@ -82,6 +83,8 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 		if vm.PID, err = vm.Monitor.PeerPID(); err != nil {
 			return fmt.Errorf("cannot tell which process is behind %s (name it with --pid): %w", vm.Socket, err)
 		}
+	} else if err := checkPeer(vm.Monitor, vm.Socket, vm.PID); err != nil {
+		return err
 	}
 	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
 		return err

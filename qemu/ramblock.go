@@ -6,8 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/qmp"
@@ -111,7 +114,29 @@ func (vm *VM) OpenMemory(b RAMBlock, access guestmem.Access) (guestmem.Memory, e
 		return nil, fmt.Errorf("process %d does not hold the VM's memory (block %s): somebody else opened the socket %s for QEMU; name QEMU's process with --pid", vm.PID, b.Name, vm.Socket)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("block %s: %w", b.Name, err)
+		return nil, fmt.Errorf("block %s: %w%s", b.Name, err, vm.adviceOnSharing(b, err))
 	}
 	return m, nil
+}
+
+// ptraceScope is where Yama says who may look into which process (Documentation/admin-guide/LSM/Yama.rst).
+var ptraceScope = "/proc/sys/kernel/yama/ptrace_scope"
+
+// adviceOnSharing says how a block that may not be looked at could be in shared memory, for which no ptrace(2) access is needed.
+func (vm *VM) adviceOnSharing(b RAMBlock, err error) string {
+	scope, _ := os.ReadFile(ptraceScope)
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
+		return ""
+	}
+	where := ""
+	if s := strings.TrimSpace(string(scope)); s != "" && s != "0" {
+		where = "; kernel.yama.ptrace_scope is " + s
+	}
+	switch args := ParseArgs(vm.CommandLine.Args); {
+	case args.backend(b.Name) >= 0, defaultRAM(b.Name):
+		return where + "; without that, start QEMU with shared memory: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram,aux-ram-share=on"
+	case vm.Monitor.Greeting().Major >= 10:
+		return where + "; without that, start QEMU with -machine aux-ram-share=on, by which memory of firmware and devices like this is shared too"
+	}
+	return where
 }

@@ -111,7 +111,7 @@ func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files 
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
 			defer cancel()
 			_ = vm.Monitor.RemoveFDSet(ctx, set)
-			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", err)
+			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", vm.explainLimit(err))
 		}
 	}
 	return nil
@@ -152,7 +152,7 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 		"live": false,
 	}
 	if err := vm.Monitor.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
-		return nil, fmt.Errorf("QEMU could not save its device state: %w", err)
+		return nil, fmt.Errorf("QEMU could not save its device state: %w", vm.explainLimit(err))
 	}
 	b, err := io.ReadAll(io.NewSectionReader(s.file, 0, maxDeviceState))
 	if err != nil {

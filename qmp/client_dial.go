@@ -135,7 +135,11 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 	select {
 	case err = <-greeted:
 	case <-timer.C:
-		err = &BusyError{Path: path, Waited: wait}
+		busy := &BusyError{Path: path, Waited: wait}
+		if cred, cerr := PeerCred(conn); cerr == nil {
+			busy.PID = int(cred.Pid)
+		}
+		err = busy
 	case <-ctx.Done():
 		err = fmt.Errorf("waiting for the monitor's greeting: %w", context.Cause(ctx))
 	}

@@ -45,6 +45,8 @@ type BusyError struct {
 	// Waited is how long the greeting was waited for, 0 if the socket's queue
 	// of waiting clients was already full.
 	Waited time.Duration
+	// PID is the process that listens there, 0 if that is not known.
+	PID int
 }
 
 // Error names the cause, which is nearly always another client, and the way out.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -29,7 +30,7 @@ func bareQEMU(t *testing.T, dir string, more ...string) (pid int) {
 	return process(t, filepath.Join(dir, "qmp"), exec.Command(vm.Program(), bareArgs(dir, more...)...))
 }
 
-// process starts a program that ends with the test, and returns when it listens at a Unix socket.
+// process starts a program that ends with the test, and returns when it listens at a Unix socket, if one is named.
 func process(t *testing.T, socket string, c *exec.Cmd) (pid int) {
 	t.Helper()
 	said := &running{}
@@ -51,6 +52,9 @@ func process(t *testing.T, socket string, c *exec.Cmd) (pid int) {
 	do(t, <-started)
 	t.Cleanup(func() { c.Process.Kill(); <-ended })
 	for range 1000 {
+		if socket == "" {
+			return c.Process.Pid
+		}
 		if l, err := net.Dial("unix", socket); err == nil {
 			l.Close()
 			return c.Process.Pid
@@ -63,4 +67,16 @@ func process(t *testing.T, socket string, c *exec.Cmd) (pid int) {
 	}
 	t.Fatalf("%v does not listen at %s: %s", c.Args, socket, said.err.String())
 	return 0
+}
+
+// appears waits until there is a file of that name.
+func appears(t *testing.T, path string) {
+	t.Helper()
+	for range 1000 {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("there is no %s", path)
 }
