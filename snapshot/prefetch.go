@@ -36,8 +36,8 @@ func (p *Prefetch) Set(s string) error { return oneOf(p, s, PrefetchOn, Prefetch
 // last needed first if the image knows that, else in the order of addresses; what is in the page cache already it does not
 // read. It is nicer than anybody, and ends when it is done, or when the VM does.
 //
-// Where the pages would take more than half of the memory that is available it reads only so many: the
-// guest fetches the others when it needs them, and nobody has to make room for pages that it may never need.
+// Where the pages would take more than half of the memory that is available, on the host and in the control groups that this process is
+// in, it reads only so many: the guest fetches the others when it needs them, and nobody has to make room for pages that it may never need.
 
 const prefetcherName = "ramjet-prefetch"
 
@@ -142,7 +142,7 @@ func (o prefetchOrder) run() (done prefetched, err error) {
 	if err != nil {
 		return done, err
 	}
-	p := &prefetching{vm: vm, room: available() / 2, buf: make([]byte, prefetchUnit)}
+	p := &prefetching{vm: vm, room: available("/") / 2, buf: make([]byte, prefetchUnit)}
 	for _, hot := range []bool{true, false} {
 		for _, name := range o.Blocks {
 			i := image.Index(name)
@@ -231,25 +231,6 @@ func ended(pidfd int) bool {
 	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n > 0
-}
-
-// available is how many bytes of memory could be used without swapping (proc_meminfo(5)).
-func available() int64 {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	for {
-		var name, unit string
-		var n int64
-		if _, err := fmt.Fscanln(f, &name, &n, &unit); errors.Is(err, io.EOF) {
-			return 0
-		}
-		if name == "MemAvailable:" {
-			return n << 10
-		}
-	}
 }
 
 // prefetchBehind is what Restore does when the guest runs. A VM without it is a VM all the same.
