@@ -20,10 +20,12 @@ type stderrLog struct {
 	memory *os.File // detached: QEMU writes here and we read back
 	read   *os.File // else: the pipe from QEMU
 	write  *os.File
+	out    io.Writer // where it goes then
 
 	mu   sync.Mutex
 	kept bytes.Buffer
-	open bool // pass on
+	line []byte // that has not ended yet, when open
+	open bool   // pass on
 
 	drained chan struct{} // closed when QEMU and its children have closed the pipe
 }
@@ -33,7 +35,7 @@ const maxKept = 64 << 10
 func newStderrLog(detach bool) (*stderrLog, error) {
 	if !detach {
 		r, w, err := os.Pipe()
-		return &stderrLog{read: r, write: w, drained: make(chan struct{})}, err
+		return &stderrLog{read: r, write: w, out: os.Stderr, drained: make(chan struct{})}, err
 	}
 	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a QEMU
 	// that goes on complaining for months gets an error for it, which it ignores.
@@ -67,6 +69,7 @@ func (s *stderrLog) started() {
 	go func() {
 		defer close(s.drained)
 		_, _ = io.Copy(s, s.read)
+		s.endLine()
 	}()
 }
 
@@ -85,11 +88,40 @@ func (s *stderrLog) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open {
-		os.Stderr.Write(p)
+		s.pass(p)
 	} else if s.kept.Len() < maxKept {
 		s.kept.Write(p)
 	}
 	return len(p), nil
+}
+
+// expected is what QEMU says each time a balloon, or free page reporting, wants to give back memory that is mapped from an image
+// (ram_block_discard_range): nothing is wrong, and it may be said a hundred times a second.
+var expected = []byte("Discarding RAM with readonly files is not supported")
+
+// pass passes lines on, without those that are expected.
+func (s *stderrLog) pass(p []byte) {
+	s.line = append(s.line, p...)
+	for {
+		end := bytes.IndexByte(s.line, '\n') + 1
+		if end == 0 {
+			return
+		}
+		if !bytes.Contains(s.line[:end], expected) {
+			s.out.Write(s.line[:end])
+		}
+		s.line = s.line[end:]
+	}
+}
+
+// endLine passes on what QEMU said last without an end of the line.
+func (s *stderrLog) endLine() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open {
+		s.out.Write(s.line)
+		s.line = nil
+	}
 }
 
 // release passes on what came and what will come.
@@ -100,9 +132,9 @@ func (s *stderrLog) release() {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	os.Stderr.Write(s.kept.Bytes())
-	s.kept.Reset()
 	s.open = true
+	s.pass(s.kept.Bytes())
+	s.kept.Reset()
 }
 
 // last is the last line that says what is wrong, without QEMU's own name before it.
