@@ -107,6 +107,7 @@ type Incoming struct {
 	stderr  *stderrLog
 	exited  chan struct{}
 	leash   *leash
+	before  leftovers
 }
 
 // Start starts it and talks to its monitor.
@@ -118,7 +119,7 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	defer theirs.Close()
 	words := append(slices.Clone(l.Wrapper), l.Executable)
 	words = append(words, l.FinalArgs().Words()...)
-	in := &Incoming{exited: make(chan struct{}), wrapped: len(l.Wrapper) > 0}
+	in := &Incoming{exited: make(chan struct{}), wrapped: len(l.Wrapper) > 0, before: l.lookBefore()}
 	in.CommandLine = l.CommandLine
 	in.cmd = exec.Command(words[0], words[1:]...)
 	in.cmd.Dir = l.Dir
@@ -203,7 +204,7 @@ func (in *Incoming) explain(err error) error {
 	}
 	in.stderr.drain()
 	if said := in.stderr.last(); said != "" {
-		return fmt.Errorf("QEMU ended: %s", said)
+		return fmt.Errorf("QEMU ended: %s", in.CommandLine.explainLock(said))
 	}
 	return fmt.Errorf("QEMU ended with %s: %w", in.cmd.ProcessState, err)
 }
@@ -254,7 +255,7 @@ func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 		case "completed":
 			return nil
 		case "failed":
-			return fmt.Errorf("QEMU could not load the state: %s", missingDevice(strings.Join(nonEmpty(m.Error, in.stderr.last()), ": ")))
+			return fmt.Errorf("QEMU could not load the state: %s", in.CommandLine.explainLock(missingDevice(strings.Join(nonEmpty(m.Error, in.stderr.last()), ": "))))
 		}
 		select {
 		case <-events:
@@ -312,7 +313,7 @@ func (in *Incoming) Signal(s os.Signal) {
 	_ = in.cmd.Process.Signal(s)
 }
 
-// Kill ends a QEMU that did not come to run.
+// Kill ends a QEMU that did not come to run, and removes the sockets and files that it made.
 func (in *Incoming) Kill() error {
 	if in.Monitor != nil {
 		in.Monitor.Close()
@@ -323,6 +324,7 @@ func (in *Incoming) Kill() error {
 	_ = in.cmd.Process.Kill()
 	<-in.exited
 	in.leash.slip()
+	in.before.remove()
 	return nil
 }
 

@@ -72,6 +72,7 @@ type clone struct {
 	CloneOptions
 	state *os.File // the state stream, the same for all
 	ran   bool     // the saved VM did
+	made  []string // directories, the innermost first
 }
 
 // Clone starts N VMs from one image, some at a time. Before the first starts it is checked that no two would get in each
@@ -84,6 +85,7 @@ func Clone(ctx context.Context, o CloneOptions) (*Clones, error) {
 	c := &clone{CloneOptions: o}
 	defer c.close()
 	if err := c.prepare(ctx); err != nil {
+		c.removeDirectory()
 		return nil, err
 	}
 	all := &Clones{CloneResult: CloneResult{VMs: make([]ClonedVM, c.N)}}
@@ -104,6 +106,9 @@ func Clone(ctx context.Context, o CloneOptions) (*Clones, error) {
 		if errs[i] != nil {
 			all.VMs[i].Error = errs[i].Error()
 		}
+	}
+	if len(all.vms) == 0 {
+		c.removeDirectory()
 	}
 	all.Seconds = time.Since(c.Began).Seconds()
 	return all, failures(errs)
@@ -170,9 +175,6 @@ func (c *clone) prepare(ctx context.Context) (err error) {
 		if c.Socket, err = filepath.Abs(c.Socket); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(c.Socket, 0o700); err != nil {
-			return fmt.Errorf("cannot make the directory for the clones' monitors: %w", err)
-		}
 	}
 	first, err := openRestore(c.options(0))
 	if err != nil {
@@ -190,7 +192,33 @@ func (c *clone) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	c.state, c.ran = state.file, state.wasRunning
+	return c.makeDirectory()
+}
+
+// makeDirectory makes the directory for the clones' monitors, and notes what is to be removed again when no clone runs.
+func (c *clone) makeDirectory() error {
+	if c.Socket == "" {
+		return nil
+	}
+	for dir := c.Socket; ; dir = filepath.Dir(dir) {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		c.made = append(c.made, dir)
+	}
+	if err := os.MkdirAll(c.Socket, 0o700); err != nil {
+		return fmt.Errorf("cannot make the directory for the clones' monitors: %w", err)
+	}
 	return nil
+}
+
+// removeDirectory removes what makeDirectory made, as far as nothing is in it.
+func (c *clone) removeDirectory() {
+	for _, dir := range c.made {
+		if os.Remove(dir) != nil {
+			return
+		}
+	}
 }
 
 // options are those of clone i: its own monitor, its number in the command's words.

@@ -97,11 +97,14 @@ func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, 
 	if a.json {
 		wrong = errors.Join(wrong, a.printClones(clones.CloneResult, wrong))
 	}
+	if text.Len() > 0 {
+		a.endsWithUs("every clone")
+	}
 	stop := context.AfterFunc(ctx, func() { clones.Signal(syscall.SIGTERM) })
 	defer stop()
 	status := clones.Wait()
-	if wrong == nil && status != 0 {
-		return exitStatus(status)
+	if wrong == nil {
+		return ended(ctx, status)
 	}
 	return wrong
 }

@@ -30,6 +30,9 @@ instant: the guest's memory is the image, mapped copy-on-write. Takes millisecon
 while the VM runs (it may be deleted or replaced by another file).
 eager: all memory is read before the guest runs; IMAGE is not needed then any more.
 
+Without --detach the VM ends with this command: Ctrl-C, or a signal that asks to end, ends the VM as SIGTERM to QEMU does, and the exit
+status is 130; else it is QEMU's.
+
 Of an image with a seal, headers, bitmaps, device state and firmware are checked before anything is loaded, and in eager mode
 every page as it is read. In instant mode --verify checks all pages before, --scrub while the guest runs.`,
 		Example: `  ramjet restore vm1.img
@@ -93,9 +96,25 @@ func (a *app) stay(ctx context.Context, vm *snapshot.VM) error {
 			a.log(err.Error()) // the VM runs, and that is what was asked for
 		}
 	}
+	a.endsWithUs("the VM")
 	stop := context.AfterFunc(ctx, func() { vm.Signal(syscall.SIGTERM) })
 	defer stop()
-	if status := vm.Wait(); status != 0 {
+	return ended(ctx, vm.Wait())
+}
+
+// endsWithUs says on a terminal, before anybody presses Ctrl-C, what that does.
+func (a *app) endsWithUs(what string) {
+	if isTerminal(a.err) && a.progress != "none" {
+		fmt.Fprintf(a.err, "ramjet: %s ends with this command: Ctrl-C ends it at once; --detach would leave it running\r\n", what)
+	}
+}
+
+// ended is what a command in the foreground returns when its VMs have ended with status: that they were interrupted, if they were.
+func ended(ctx context.Context, status int) error {
+	switch {
+	case errors.Is(context.Cause(ctx), errInterrupted):
+		return fmt.Errorf("%w: what ran in the foreground was ended", errInterrupted)
+	case status != 0:
 		return exitStatus(status)
 	}
 	return nil

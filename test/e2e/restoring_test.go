@@ -34,7 +34,9 @@ func TestForeground(t *testing.T) {
 		t.Run(s.String(), func(t *testing.T) {
 			r, g := run(t)
 			do(t, r.Process.Signal(s))
-			r.end(t)
+			if o := r.end(t); o.status != 130 || !strings.Contains(o.err, "ramjet: interrupted") {
+				t.Errorf("status %d, says %q", o.status, o.err)
+			}
 			gone(t, g.PID)
 		})
 	}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Cont lets the guest run. QEMU takes its disks' locks only then.
+func (in *Incoming) Cont(ctx context.Context) error {
+	err := in.VM.Cont(ctx)
+	if err == nil {
+		return nil
+	}
+	if said := in.CommandLine.explainLock(err.Error()); said != err.Error() {
+		return errors.New(said)
+	}
+	return err
+}
+
+// explainLock adds to what QEMU says of a disk's lock, which is mostly no name, which disk it is and what can be done.
+func (c CommandLine) explainLock(said string) string {
+	if !strings.Contains(said, "Failed to get ") || !strings.Contains(said, " lock") {
+		return said
+	}
+	for _, d := range ParseArgs(c.Args).Disks() {
+		path := c.abs(d.Path)
+		if !locked(path) {
+			continue
+		}
+		holder := process{}
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil {
+			holder, _ = holding(sameFile(&st), false)
+		}
+		return fmt.Sprintf("the disk image %s is locked by %s: end the VM that has it, or give this one a copy of the disk as it was at the save (--set, or QEMU's arguments after --) (%s)",
+			path, holder, said)
+	}
+	return said
+}
+
+// locked tells whether another process has one of QEMU's locks on an image (raw_apply_lock_bytes: bytes 100 to 103 for what it does with
+// it, 200 to 203 for what it lets nobody else do).
+func locked(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	l := unix.Flock_t{Type: unix.F_WRLCK, Whence: 0, Start: 100, Len: 128}
+	return unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l) == nil && l.Type != unix.F_UNLCK
+}
