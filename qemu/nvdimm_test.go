@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestNotMapped (15.13) has what an instant restore would not do right: memory that is persistent, or given back to the host.
-func TestNotMapped(t *testing.T) {
+// TestPersistentMemory (15.13) has what an instant restore would not do right: memory that is persistent, or given back to the host.
+func TestPersistentMemory(t *testing.T) {
 	for line, want := range map[string]string{
 		"-object memory-backend-file,id=m,size=1M,mem-path=/n,share=on -device nvdimm,id=nv0,memdev=m":                    "nvdimm nv0",
 		`-object memory-backend-file,id=m,size=1M,mem-path=/n -device {"driver":"nvdimm","id":"nv0","memdev":"m"}`:        "nvdimm nv0",
