@@ -146,10 +146,14 @@ func (g *Guardian) Order(o Orders) error {
 	return nil
 }
 
-// Close lets the guardian go and waits for it.
+// Close lets the guardian go and waits for it. When it does not listen any more, because it is following its orders, or was
+// killed, the error is ErrNoGuardian, and Abandon is what is left.
 func (g *Guardian) Close() error {
 	err := g.Order(Orders{Leave: true})
 	g.orders.Close()
+	if err != nil {
+		return err
+	}
 	<-g.ended
 	if !g.cmd.ProcessState.Success() {
 		err = errors.Join(err, &exec.ExitError{ProcessState: g.cmd.ProcessState})
@@ -225,14 +229,14 @@ func listen(in io.Reader) (o Orders, silent bool) {
 			lines <- bytes.Clone(s.Bytes())
 		}
 	}()
-	for missed := 0; ; {
+	for unheard := time.Duration(0); ; {
 		waiting := time.Now()
 		select {
 		case line, ok := <-lines:
 			if !ok {
 				return o, false
 			}
-			missed = 0
+			unheard = 0
 			var next Orders
 			d := json.NewDecoder(bytes.NewReader(line))
 			d.UseNumber() // a parameter to be put back may be as large as 2^64-1
@@ -240,11 +244,11 @@ func listen(in io.Reader) (o Orders, silent bool) {
 				o = next
 			}
 		case <-time.After(beatEvery):
-			// What was missed while we stood still ourselves, or did not get our turn, says nothing of others.
-			if time.Since(waiting) < 2*beatEvery && (o.Cont || len(o.Hurry) > 0) {
-				missed++
+			// Time in which we stood still ourselves, or did not get our turn, says nothing of others.
+			if d := time.Since(waiting); d < 2*beatEvery && (o.Cont || len(o.Hurry) > 0) {
+				unheard += d
 			}
-			if missed > int(GuardianPatience/beatEvery) {
+			if unheard > GuardianPatience {
 				return o, true
 			}
 		}

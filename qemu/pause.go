@@ -65,6 +65,7 @@ type Pause struct {
 	cancel   context.CancelCauseFunc // of the context that Hold returned; nil without
 	disarm   func() bool             // of what ends the pause with that context
 	beats    chan struct{}           // closed to end the heartbeat; nil without
+	muted    bool                    // by a test: no heartbeat is sent
 }
 
 type sendFunc func(ctx context.Context, cmd string, args any) (answer func(ctx context.Context, result any) error, err error)

@@ -121,7 +121,10 @@ func (p *Pause) beat(g *Guardian, end chan struct{}) {
 		case <-tick:
 		}
 		p.mu.Lock()
-		err := g.Beat()
+		var err error
+		if !p.muted {
+			err = g.Beat()
+		}
 		p.mu.Unlock()
 		if err == nil {
 			continue
@@ -159,12 +162,16 @@ func (p *Pause) Close() error {
 	if g == nil {
 		return err
 	}
-	if rest {
-		p.vm.Close()
-		g.Abandon(wait)
-		return err
+	if !rest {
+		gone := g.Close()
+		if rest = errors.Is(gone, ErrNoGuardian); !rest {
+			return errors.Join(err, gone)
+		}
+		err = errors.Join(err, gone)
 	}
-	return errors.Join(err, g.Close())
+	p.vm.Close()
+	g.Abandon(wait)
+	return err
 }
 
 // stops are the signals by which a terminal stops a process: Ctrl-Z, and reading and writing in the background. While the guest
