@@ -124,11 +124,21 @@ func (g *Guardian) write(b []byte) error {
 	return err
 }
 
-// acted says, of a guardian that does not listen any more, that it has followed its orders or is about to; otherwise it was killed.
+// acted says that the guardian has ended after it had followed its orders because it did not hear us.
 func (g *Guardian) acted() bool {
 	select {
 	case <-g.ended:
 		return g.cmd.ProcessState.ExitCode() == exitSilence
+	default:
+		return false
+	}
+}
+
+// acting says that a guardian that does not listen any more is still there: it is following its orders.
+func (g *Guardian) acting() bool {
+	select {
+	case <-g.ended:
+		return g.acted()
 	case <-time.After(beatEvery):
 		return true
 	}

@@ -436,6 +436,8 @@ func (p *Pause) leave() error {
 	defer p.mu.Unlock()
 	if p.state.owed() || p.state == Foreign {
 		p.become0(Left)
+	} else if p.spoilt != nil {
+		return fmt.Errorf("the VM was not kept as it stood: %w", p.spoilt)
 	}
 	return nil
 }

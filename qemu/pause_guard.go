@@ -17,6 +17,9 @@ import (
 // ErrFrozen is why a pause was ended by its guardian while we live.
 var ErrFrozen = errors.New("ramjet was stopped")
 
+var errFrozen = fmt.Errorf("%w for more than %v in the pause (SIGSTOP, a frozen cgroup?), so its guardian let the VM go on: nothing was saved",
+	ErrFrozen, GuardianPatience)
+
 // Claim keeps a second ramjet from saving the same VM meanwhile, by whatever monitor of it: the first to be done would let the
 // guest go on under the other's hands. The lock is on a file of /proc that only those can open who may
 // read the VM's memory, and goes with this process. Unclaim gives it back.
@@ -129,12 +132,12 @@ func (p *Pause) beat(g *Guardian, end chan struct{}) {
 		if err == nil {
 			continue
 		}
-		if !g.acted() {
+		if !g.acting() {
 			return // it was killed: the next Hold will tell
 		}
 		p.mu.Lock()
 		p.state = Lost
-		p.spoil(fmt.Errorf("%w for more than %v in the pause (SIGSTOP, a frozen cgroup?), so its guardian let the VM go on: nothing was saved", ErrFrozen, GuardianPatience))
+		p.spoil(errFrozen)
 		p.mu.Unlock()
 		// Two readers of one connection take each other's answers.
 		p.vm.Monitor.Close()
@@ -171,6 +174,12 @@ func (p *Pause) Close() error {
 	}
 	p.vm.Close()
 	g.Abandon(wait)
+	if g.acted() {
+		// The end of the connection may have been seen before the guardian's.
+		p.mu.Lock()
+		p.spoilt = errFrozen
+		p.mu.Unlock()
+	}
 	return err
 }
 

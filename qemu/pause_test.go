@@ -397,4 +397,3 @@ func TestPauseByQEMU(t *testing.T) {
 		}
 	}
 }
-

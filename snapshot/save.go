@@ -273,7 +273,10 @@ func (s *save) run(ctx context.Context) error {
 	}
 	s.result.ID = id.String()
 	s.finish()
-	return s.pause.End(s.Then)
+	if err := s.pause.End(s.Then); err != nil {
+		return fmt.Errorf("the image is saved and whole, but %w", err)
+	}
+	return nil
 }
 
 // resumes says that the VM is to go on after the save.

@@ -29,7 +29,7 @@ func (a *app) save() *cobra.Command {
 
 The VM is any QEMU with a QMP socket that nobody else is connected to. It stands still while its memory is written
 and goes on then; its disks are not part of the image. Whatever goes wrong, the VM runs on and no
-half image is left. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.
+half image is left. With --max-pause the save fails rather than have the VM stand still for longer. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.
 
 With --live the VM stands still only for as long as it takes to find and write what it has changed while the rest was
 copied. If it changes memory faster than that can be copied, the copying ends and the pause is longer.
@@ -51,6 +51,9 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 			}
 			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
+			}
+			if o.MaxPause < 0 {
+				return usageError{fmt.Errorf("--max-pause is %v: a pause cannot be shorter than nothing; 0 is no limit", o.MaxPause)}
 			}
 			o.Image, o.Log, o.Confine = args[0], a.log, !noSandbox
 			done := a.show(&o.Progress)
