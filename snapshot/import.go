@@ -3,6 +3,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"filippo.io/age"
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -194,7 +196,16 @@ func (i *importing) open(name string) (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return root.Open(name)
+	// A fifo would have the open wait for somebody who writes.
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, cmp.Or(err, fmt.Errorf("%s is not a regular file", name))
+	}
+	return f, nil
 }
 
 // small reads a file whole, if it has at most limit bytes.

@@ -4,6 +4,7 @@ package snapshot
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,8 +61,8 @@ type prefetched struct {
 	Partial bool  // there was no room for all
 }
 
-// prefetch starts the process. With PrefetchWait it returns when the work is done.
-func (r *restore) prefetch(pid int) (*prefetched, error) {
+// prefetch starts the process. With PrefetchWait it returns when the work is done, or ctx ends: the work goes on then.
+func (r *restore) prefetch(ctx context.Context, pid int) (*prefetched, error) {
 	order := prefetchOrder{PID: pid, Base: r.image.base != nil}
 	for _, b := range r.image.Blocks {
 		if r.outside[b.Name] {
@@ -94,8 +95,15 @@ func (r *restore) prefetch(pid int) (*prefetched, error) {
 		go c.Wait() // if we are still here then
 		return nil, err
 	}
-	if err := c.Wait(); err != nil {
-		return nil, err
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return nil, err
+		}
+	case <-ctx.Done():
+		return nil, nil
 	}
 	var done prefetched
 	return &done, json.Unmarshal(out.Bytes(), &done)
@@ -234,7 +242,7 @@ func ended(pidfd int) bool {
 }
 
 // prefetchBehind is what Restore does when the guest runs. A VM without it is a VM all the same.
-func (r *restore) prefetchBehind(v *VM) {
+func (r *restore) prefetchBehind(ctx context.Context, v *VM) {
 	if r.Mode == Eager {
 		v.ResidentSeconds = v.RunningSeconds
 		return
@@ -242,7 +250,7 @@ func (r *restore) prefetchBehind(v *VM) {
 	if r.Prefetch == PrefetchOff || len(r.launch.Files) == 0 {
 		return
 	}
-	done, err := r.prefetch(v.PID)
+	done, err := r.prefetch(ctx, v.PID)
 	if err != nil {
 		r.log("no prefetch: %v", err)
 	}

@@ -145,7 +145,7 @@ func (r *restore) launchQEMU(ctx context.Context, f *filling) (*VM, error) {
 		return nil, errors.Join(err, in.Kill())
 	}
 	in.Release()
-	r.prefetchBehind(v)
+	r.prefetchBehind(ctx, v)
 	if r.Scrub {
 		if v.image = r.image.openedImage; r.image.base != nil {
 			v.image = r.image.base // a diff was read and checked; the base is what the VM runs from

@@ -56,7 +56,7 @@ type app struct {
 
 	warned sync.Map // see warn
 
-	// guarded: what runs can be ended at any time, even within a write that hangs, and its guardian sees to the VM.
+	// guarded: when what runs is ended, even within a write that hangs, its guardian sees to the VM.
 	guarded atomic.Bool
 }
 
@@ -82,11 +82,12 @@ func Main(args []string, in io.Reader, out, stderr io.Writer) int {
 	go func() {
 		<-signals
 		cancel(errInterrupted)
-		for range signals {
-			if a.guarded.Load() {
-				os.Exit(a.status(fmt.Errorf("%w again: the guardian process does the rest", errInterrupted)))
-			}
+		<-signals
+		err := fmt.Errorf("%w again: ended at once", errInterrupted)
+		if a.guarded.Load() {
+			err = fmt.Errorf("%w again: the guardian process does the rest", errInterrupted)
 		}
+		os.Exit(a.status(err))
 	}()
 	root := a.root()
 	root.SetArgs(args)
