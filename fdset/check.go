@@ -41,6 +41,7 @@ const (
 	NoDirect                           // none with O_DIRECT
 	NotSeekable                        // not a regular file or a block device
 	Append                             // O_APPEND
+	Synchronous                        // O_SYNC or O_DSYNC
 	DifferentFiles                     // with and without O_DIRECT, of different files
 	NoDirectSupport                    // the file system does not take O_DIRECT for the file
 	Alignment                          // the device wants larger units than pages
@@ -261,6 +262,9 @@ func (c *check) file(f *fact) error {
 	}
 	if c.need.Write && f.flags&unix.O_APPEND != 0 {
 		return c.wrong(Append, []*fact{f}, "%v is open with O_APPEND, which makes Linux ignore where to write: pass one that was opened without", f)
+	}
+	if f.flags&unix.O_SYNC != 0 {
+		return c.wrong(Synchronous, []*fact{f}, "%v is open with O_SYNC or O_DSYNC, and it is opened without: pass one that was opened so", f)
 	}
 	switch {
 	case c.need.Offset < 0:

@@ -135,6 +135,8 @@ func TestCheck(t *testing.T) {
 		{"null", []fd{{"/dev/null", plainW}}, save, same, NotSeekable, `A is a character device`},
 		{"directory", []fd{{t.TempDir(), plainR}}, Need{}, same, NotSeekable, `A is a directory`},
 		{"append", []fd{{path, plainW | unix.O_APPEND}}, save, usual, Append, `A is open with O_APPEND`},
+		{"synchronous", []fd{{path, plainW | unix.O_SYNC}}, save, usual, Synchronous, `A is open with O_SYNC`},
+		{"synchronous data, direct", []fd{{path, plainW}, {path, directW | unix.O_DSYNC}}, saveDirect, usual, Synchronous, `B is open with O_SYNC or O_DSYNC`},
 		{"append, direct", []fd{{path, plainW}, {path, directW | unix.O_APPEND}}, saveDirect, usual, Append, `B is open with O_APPEND`},
 		{"ramfs", []fd{{path, plainW}, {path, plainW}}, saveDirect, onFileSystem(unix.RAMFS_MAGIC), NoDirectSupport,
 			`needs a descriptor with O_DIRECT, and the file of B is on ramfs, which knows no direct I/O: use another file system, or switch direct-io off$`},

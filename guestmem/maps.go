@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -35,12 +36,18 @@ type span struct {
 	start, end uint64 // of the whole run
 }
 
+// errNoSuchMapping: the list of mappings has changed since it was read.
+var errNoSuchMapping = errors.New("the process has changed its memory map")
+
 // ErrNotMapped: the process has no such memory.
 var ErrNotMapped = errors.New("the process has no memory there")
 
+// maps opens the list of a process's mappings; a test replaces it.
+var maps = func(pid int) (io.ReadCloser, error) { return os.Open(fmt.Sprintf("/proc/%d/maps", pid)) }
+
 // findSpan returns what is mapped at [addr, addr+size) in process pid.
 func findSpan(pid int, addr uint64, size int64) (span, error) {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/maps", pid))
+	f, err := maps(pid)
 	if err != nil {
 		return span{}, permission(pid, err)
 	}
@@ -61,13 +68,14 @@ func findSpan(pid int, addr uint64, size int64) (span, error) {
 				return span{}, ErrNotMapped
 			}
 			s = span{m, m.start, m.end}
-		case m.start != s.end:
+		case m.start > s.end:
 			return span{}, ErrNotMapped
 		case m.shared() != s.shared() || m.inode != s.inode || m.device != s.device,
 			m.inode != 0 && m.offset != s.offset+(m.start-s.start):
 			return span{}, fmt.Errorf("it is made of different mappings (%s and %s)", s.describe(), m.describe())
 		default:
-			s.end = m.end
+			// A list that changes while it is read may show a mapping twice, split or joined meanwhile.
+			s.end = max(s.end, m.end)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -125,6 +133,9 @@ func openMapped(pid int, m mapping, flags int) (*os.File, error) {
 	f, first := os.OpenFile(fmt.Sprintf("/proc/%d/map_files/%x-%x", pid, m.start, m.end), flags, 0)
 	if first == nil {
 		return f, nil
+	}
+	if errors.Is(first, unix.ENOENT) {
+		first = errNoSuchMapping
 	}
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)

@@ -3,9 +3,13 @@
 package guestmem
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/test/allocs"
 )
@@ -50,4 +54,48 @@ func FuzzParseMapping(f *testing.F) {
 			t.Errorf("%q has the path %q", line, m.path)
 		}
 	})
+}
+
+// TestMapsThatChange (issue 16, point 10) reads a list in which a mapping that is split while it is read comes twice, and one whose
+// mapping has another name in /proc when it is opened.
+func TestMapsThatChange(t *testing.T) {
+	g := newGuest(t, "memfd")
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", g.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := ""
+	for l := range strings.Lines(string(b)) {
+		if m, err := parseMapping(strings.TrimSuffix(l, "\n")); err == nil && m.start <= g.addr && g.addr < m.end {
+			line = l
+		}
+	}
+	m, err := parseMapping(strings.TrimSuffix(line, "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(start, end uint64) string {
+		return fmt.Sprintf("%x-%x %s %08x %02x:%02x %d %s\n", start, end, m.perms, m.offset+start-m.start, unix.Major(m.device), unix.Minor(m.device), m.inode, m.path)
+	}
+	defer func(f func(int) (io.ReadCloser, error)) { maps = f }(maps)
+	real := maps
+	for name, text := range map[string]string{
+		"twice": line + part(m.start+PageSize, m.end),
+		"split": part(m.start, m.start+50*PageSize) + part(m.start+50*PageSize, m.end),
+	} {
+		reads := 0
+		maps = func(pid int) (io.ReadCloser, error) {
+			if reads++; reads > 1 {
+				return real(pid)
+			}
+			return io.NopCloser(strings.NewReader(text)), nil
+		}
+		memory, err := Open(g.pid, g.addr, pages*PageSize, Read)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		memory.Close()
+		t.Logf("%s: read %d times", name, reads)
+	}
 }

@@ -3,6 +3,7 @@
 package guestmem
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -21,7 +22,18 @@ const (
 // Open finds out what kind of memory is at [addr, addr+size) in process pid and gives access to
 // it. The errors say what is wrong and what to do: no permission, nothing
 // mapped there (ErrNotMapped), a file that cannot be opened.
-func Open(pid int, addr uint64, size int64, access Access) (Memory, error) {
+//
+// Mappings that the process splits or joins meanwhile have other names in /proc then, so the list is read again if one is gone.
+func Open(pid int, addr uint64, size int64, access Access) (m Memory, err error) {
+	for range 5 {
+		if m, err = open(pid, addr, size, access); !errors.Is(err, errNoSuchMapping) {
+			return m, err
+		}
+	}
+	return m, err
+}
+
+func open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 	s, err := findSpan(pid, addr, size)
 	if err != nil {
 		return nil, err

@@ -145,6 +145,7 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 		}
 	}
 	if err != nil {
+		in.stderr.close()
 		ours.Close()
 		return nil, err
 	}

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -96,19 +96,44 @@ func (l *leash) slip() {
 
 const leave = "leave\n"
 
+// heldProcess is a process that was alive when it was held, by a descriptor (pidfd_open(2)): should it end, its id may become
+// another's before anybody looks.
+type heldProcess struct{ pid, fd int }
+
+func holdProcess(pid int) heldProcess {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		fd = -1 // it has ended
+	}
+	return heldProcess{pid, fd}
+}
+
+// kill ends the process and its descendants, if it has not ended. What it left behind then has other parents.
+func (p heldProcess) kill() {
+	if p.fd >= 0 && unix.PidfdSendSignal(p.fd, 0, nil, 0) == nil {
+		killTree(p.pid)
+	}
+}
+
 // holdLeash is the process's whole life.
 func holdLeash() int {
 	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
-	b, err := io.ReadAll(os.Stdin)
-	words := string(b)
-	if err != nil || strings.HasSuffix(words, leave) {
+	var held []heldProcess
+	words := bufio.NewScanner(os.Stdin)
+	for words.Scan() {
+		if words.Text()+"\n" == leave {
+			return 0
+		}
+		if pid, err := strconv.Atoi(words.Text()); err == nil {
+			held = append(held, holdProcess(pid))
+		}
+	}
+	if words.Err() != nil {
 		return 0
 	}
-	if pids := strings.Fields(words); len(pids) > 0 {
-		for _, text := range pids {
-			if pid, err := strconv.Atoi(text); err == nil {
-				killTree(pid)
-			}
+	if len(held) > 0 {
+		for _, p := range held {
+			p.kill()
 		}
 		return 0
 	}

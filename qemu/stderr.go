@@ -35,7 +35,10 @@ const maxKept = 64 << 10
 func newStderrLog(detach bool) (*stderrLog, error) {
 	if !detach {
 		r, w, err := os.Pipe()
-		return &stderrLog{read: r, write: w, out: os.Stderr, drained: make(chan struct{})}, err
+		if err != nil {
+			return nil, err
+		}
+		return &stderrLog{read: r, write: w, out: os.Stderr, drained: make(chan struct{})}, nil
 	}
 	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a QEMU
 	// that goes on complaining for months gets an error for it, which it ignores.
@@ -48,8 +51,11 @@ func newStderrLog(detach bool) (*stderrLog, error) {
 		f.Close()
 		return nil, err
 	}
-	_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW)
-	return &stderrLog{memory: f}, err
+	if _, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &stderrLog{memory: f}, nil
 }
 
 // sink is what QEMU gets as its standard error.
@@ -58,6 +64,13 @@ func (s *stderrLog) sink() *os.File {
 		return s.memory
 	}
 	return s.write
+}
+
+// close gives everything up when no QEMU has inherited the sink.
+func (s *stderrLog) close() {
+	for _, f := range []*os.File{s.memory, s.read, s.write} {
+		f.Close() // of nil too
+	}
 }
 
 // started is to be called when QEMU has inherited the sink.

@@ -17,21 +17,20 @@ import (
 
 // share brings the pages of sealed images into the new one without moving them: the files share their extents from
 // then on (ioctl_ficlonerange(2): XFS, btrfs, bcachefs). Nobody looks at the pages; their sums come from the seals, so that
-// one which is damaged is found in the new image too. It returns false, with nothing done, where the file system cannot:
-// then pages have to be moved, and moving them through the kernel alone would save little and check nothing.
+// one which is damaged is found in the new image too. It returns false where the file system cannot, at all or at one place: then all
+// pages have to be moved, over those that are shared already; moving them through the kernel alone would save little and check nothing.
 func (e *export) share(ctx context.Context, w *image.Writer, to *directio.File, blocks []int) (bool, error) {
 	if e.image.Seal == nil {
 		return false, nil
 	}
-	begun := false
 	for _, i := range blocks {
 		sources, err := e.image.sources(i)
 		if err != nil {
-			return begun, err
+			return true, err
 		}
 		for _, s := range sources {
 			if err := sharedSums(s, w, i); err != nil {
-				return begun, err
+				return true, err
 			}
 			from, at := s.image.Blocks[s.block].PagesOffset, w.Layout.Blocks[i].PagesOffset
 			for first, end := range wanted(s, w.Stored[i]).Runs(w.Layout.Blocks[i].Pages()) {
@@ -40,14 +39,18 @@ func (e *export) share(ctx context.Context, w *image.Writer, to *directio.File, 
 				}
 				off, n := first*mappedram.PageSize, (end-first)*mappedram.PageSize
 				err := cloneRange(to, at+off, s.image.file, from+off, n)
-				if !begun && errors.Is(err, errNoSharing) {
-					clear(w.Stored[i])
+				if errors.Is(err, errNoSharing) {
+					for _, k := range blocks {
+						clear(w.Stored[k])
+					}
+					if e.Progress != nil {
+						e.Progress.Done.Store(0)
+					}
 					return false, nil
 				}
 				if err != nil {
 					return true, err
 				}
-				begun = true
 				if e.Progress != nil {
 					e.Progress.Done.Add(n)
 				}
@@ -90,10 +93,13 @@ func wanted(s source, stored mappedram.Bitmap) mappedram.Bitmap {
 	return b
 }
 
+// ficlonerange is ioctl_ficlonerange(2); a test replaces it.
+var ficlonerange = unix.IoctlFileCloneRange
+
 var errNoSharing = errors.New("the files cannot share their pages")
 
 func cloneRange(to *directio.File, at int64, from *os.File, off, n int64) error {
-	err := unix.IoctlFileCloneRange(int(to.Fd()), &unix.FileCloneRange{
+	err := ficlonerange(int(to.Fd()), &unix.FileCloneRange{
 		Src_fd: int64(from.Fd()), Src_offset: uint64(off), Src_length: uint64(n), Dest_offset: uint64(at),
 	})
 	for _, no := range []error{unix.EOPNOTSUPP, unix.ENOTTY, unix.EXDEV, unix.EINVAL} {

@@ -129,3 +129,38 @@ func blocksUsed(t *testing.T, dir string) int64 {
 	check(t, unix.Statfs(dir, &st))
 	return int64(st.Blocks-st.Bfree) * st.Bsize
 }
+
+// TestSharingThatEnds (issue 16, point 10) has the file system refuse to share pages after the first: all are moved then.
+func TestSharingThatEnds(t *testing.T) {
+	for _, after := range []int{0, 1, 2} {
+		dir := t.TempDir()
+		path, out := filepath.Join(dir, "image"), filepath.Join(dir, "out")
+		handmade(t, path, nil, [2]map[int64]byte{{0: 1, 5: 2, 6: 3, 700: 4}, {0: 5}})
+		calls := 0
+		real := ficlonerange
+		ficlonerange = func(fd int, r *unix.FileCloneRange) error {
+			if calls++; calls > after {
+				return unix.EINVAL
+			}
+			b := make([]byte, r.Src_length)
+			if _, err := unix.Pread(int(r.Src_fd), b, int64(r.Src_offset)); err != nil {
+				return err
+			}
+			_, err := unix.Pwrite(fd, b, int64(r.Dest_offset))
+			return err
+		}
+		_, err := Export(context.Background(), ExportOptions{Image: path, Out: out, Format: ExportFlat})
+		ficlonerange = real
+		check(t, err)
+		if calls != after+1 {
+			t.Errorf("%d calls, want %d", calls, after+1)
+		}
+		_, err = verified(t, out)
+		check(t, err)
+		d, err := Diff(context.Background(), DiffOptions{A: path, B: out})
+		check(t, err)
+		if !d.Same {
+			t.Errorf("after %d: %+v", after, d)
+		}
+	}
+}
