@@ -78,6 +78,7 @@ install: package
 	install -D -m 644 bin/package/completions/ramjet.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_ramjet
 	install -D -m 644 bin/package/completions/ramjet.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/ramjet.fish
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 644 packaging/ramjet-serve@.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	sed 's|/usr/bin/ramjet|$(PREFIX)/bin/ramjet|' packaging/ramjet-serve@.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/ramjet-serve@.service
 
 deb: package

@@ -54,7 +54,8 @@ leaves it that, and allows migration to file:PATH.
 
 Only processes of its own user and of root are served, and with --group the members of a group.
 
-Started by systemd it takes its socket from there (LISTEN_FDS), and says when it is ready (NOTIFY_SOCKET).`,
+Started by systemd it takes the socket that it is passed (LISTEN_FDS), the one at --listen if that is given too, and says when it
+is ready (NOTIFY_SOCKET).`,
 		Example: `  ramjet serve --listen /run/ramjet.qmp --memory ram0=4G
   ramjet serve --listen /run/ramjet.qmp --memory ram0=4G --incoming
   ramjet serve --listen /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
@@ -99,9 +100,12 @@ func (o serveFlags) check() error {
 type backend interface{ Close() error }
 
 func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
-	if o.socket == "" && o.fd < 0 {
-		if o.fd, err = passedSocket(); err != nil {
+	if o.fd < 0 {
+		if o.fd, err = passedSocket(o.socket); err != nil {
 			return err
+		}
+		if o.fd >= 0 {
+			o.socket = "" // it is there already
 		}
 	}
 	if err := o.check(); err != nil {
@@ -241,21 +245,25 @@ func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc, l
 	return m, nil
 }
 
-// passedSocket is the descriptor of the one socket that systemd, or who does as it does, has passed: -1 for none.
-func passedSocket() (int, error) {
+// passedSocket is the descriptor of the socket that systemd, or who does as it does, has passed: the one at path, or, without
+// a path, the only one; -1 for none.
+func passedSocket(path string) (int, error) {
 	files := activation.Files(true)
-	if len(files) == 0 {
-		return -1, nil
-	}
 	defer func() {
 		for _, f := range files {
 			f.Close()
 		}
 	}()
-	if len(files) > 1 {
-		return -1, fmt.Errorf("%d sockets were passed (LISTEN_FDS), one is needed", len(files))
+	if path == "" && len(files) > 1 {
+		return -1, fmt.Errorf("%d sockets were passed (LISTEN_FDS): name one with --listen", len(files))
 	}
-	return unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	for _, f := range files {
+		name, err := unix.Getsockname(int(f.Fd()))
+		if at, ok := name.(*unix.SockaddrUnix); path == "" || err == nil && ok && at.Name == path {
+			return unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		}
+	}
+	return -1, nil
 }
 
 // groupID is the number of a group, -1 of none.
