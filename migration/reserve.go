@@ -5,6 +5,8 @@ package migration
 import (
 	"iter"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -12,13 +14,14 @@ import (
 
 // Reserve asks for room in the image's file for the memory that exists now, where that makes direct writes faster
 // (directio.File.WantsRoom). It is a hint: memory may change before Run, so the guest need not stand still yet; of each stretch
-// only its two ends are looked at; and where there is no room Run goes without, since not all that exists needs to
-// be stored. Blocks with a base are left out: of them hardly anything is.
+// only its two ends are looked at; and where that would leave little room for others, the VM's own disk perhaps, Run goes without,
+// since not all that exists needs to be stored. Blocks with a base are left out: of them hardly anything is.
 func (s *Save) Reserve(f *directio.File) error {
 	if !s.Params.Direct || s.again || !f.WantsRoom() {
 		return nil
 	}
-	s.reserved = make([][]guestmem.Range, len(s.Memory))
+	found := make([][]guestmem.Range, len(s.Memory))
+	need := int64(0)
 	for i := range s.Memory {
 		if s.Base != nil && s.Base[i] != nil {
 			continue
@@ -27,6 +30,17 @@ func (s *Save) Reserve(f *directio.File) error {
 			if err != nil {
 				return err
 			}
+			found[i] = append(found[i], r)
+			need += r.Len()
+		}
+	}
+	free, err := freeSpace(f)
+	if err != nil || need > free-max(free/keptFree, minFree) {
+		return nil
+	}
+	s.reserved = make([][]guestmem.Range, len(s.Memory))
+	for i, ranges := range found {
+		for _, r := range ranges {
 			s.reserved[i] = append(s.reserved[i], r)
 			if f.Reserve(s.Layout.Blocks[i].PagesOffset+r.Start, r.Len()) != nil {
 				// As much as was found is given back. Where even that cannot be done it is room lost, and nothing else.
@@ -37,6 +51,19 @@ func (s *Save) Reserve(f *directio.File) error {
 		}
 	}
 	return nil
+}
+
+// Of the free room of a file system one part in keptFree, and at least minFree bytes, are not reserved.
+const (
+	keptFree = 8
+	minFree  = 64 << 20
+)
+
+// freeSpace is how many bytes may still be written in the file's file system. A test replaces it.
+var freeSpace = func(f *directio.File) (int64, error) {
+	var fs unix.Statfs_t
+	err := unix.Fstatfs(int(f.Fd()), &fs)
+	return int64(fs.Bavail) * fs.Bsize, err
 }
 
 // existing yields runs of whole stretches of a block, both ends of which exist.

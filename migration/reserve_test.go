@@ -136,3 +136,27 @@ func TestReserveChanged(t *testing.T) {
 	g.work(r, 200)
 	finish(t, s, f, g)
 }
+
+// TestReserveLeavesRoom: room is reserved only where enough of it is left for others, the VM's own disk say.
+func TestReserveLeavesRoom(t *testing.T) {
+	before := freeSpace
+	defer func() { freeSpace = before }()
+	s, f, g := reserving(t)
+	const exists = 8 * stretch // two stretches of ten are a hole
+	for _, c := range []struct {
+		free     int64
+		reserved bool
+	}{{exists, false}, {exists + minFree - 1, false}, {exists + minFree, true}, {8 << 30, true}} {
+		freeSpace = func(*directio.File) (int64, error) { return c.free, nil }
+		if err := s.Reserve(f); err != nil {
+			t.Fatal(err)
+		}
+		if got := allocated(t, f) > 0; got != c.reserved {
+			t.Errorf("with %d bytes free: reserved %v", c.free, got)
+		}
+		if err := s.Release(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finish(t, s, f, g)
+}

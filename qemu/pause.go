@@ -12,7 +12,8 @@ import (
 )
 
 // Pause is the time in which a guest stands still so that it can be saved, and what keeps that time from lasting for ever. A VM
-// that is saved has one Pause, which may be begun and ended any number of times. Nothing else sends "stop", "cont" or "quit".
+// that is saved has one Pause, which may be begun and ended any number of times. Nothing else sends "stop", "cont" or "quit", but SpaceWatch
+// when the pause is over.
 //
 // Its state says who stopped the guest, and so who may let it go on:
 //

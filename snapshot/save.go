@@ -106,6 +106,7 @@ type save struct {
 	disks  []watchedDisk
 	spare  *os.File         // see takeScratch
 	slept  *qemu.SleepWatch // with EngineQEMU
+	space  *qemu.SpaceWatch
 	result *SaveResult
 
 	plugged json.RawMessage // where plugged memory is, as the seal says it; nil if there is none
@@ -181,6 +182,7 @@ func (s *save) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	s.pause = qemu.NewPause(s.vm)
+	s.space = s.vm.WatchSpace()
 	s.pause.MaxLength = s.MaxPause
 	if err := s.pause.Claim(); err != nil {
 		return err
@@ -366,6 +368,22 @@ func (s *save) log(format string, args ...any) {
 	}
 }
 
+// resumeWithSpace lets a VM go on that has stopped for lack of room in its disk's file system since the save began: the unfinished
+// file is gone, and the room that was reserved for it given back.
+func (s *save) resumeWithSpace() {
+	if s.result != nil && s.result.DurableSeconds > 0 && !s.resumes() {
+		return // saved, and to stay as it is
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+	defer cancel()
+	switch resumed, err := s.space.Resume(ctx); {
+	case resumed && err != nil:
+		s.log("the VM stopped because there was no room for its disk, and does not go on (send it \"cont\"): %v", err)
+	case resumed:
+		s.log("the VM stopped because there was no room for its disk; it goes on now")
+	}
+}
+
 // close gives everything back, the VM first.
 func (s *save) close() error {
 	var err error
@@ -373,11 +391,14 @@ func (s *save) close() error {
 		err = s.pause.Close()
 	}
 	s.slept.Close() // nil too
-	if s.vm != nil {
-		s.vm.Close()
-	}
 	if s.target != nil {
 		s.target.Discard()
+	}
+	if s.space != nil {
+		s.resumeWithSpace()
+	}
+	if s.vm != nil {
+		s.vm.Close()
 	}
 	s.spare.Close() // nil too
 	s.closeDisks()

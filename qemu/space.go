@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/ramjet-vm/ramjet/qmp"
+)
+
+// SpaceWatch notices a VM that stops because its disk has no room (BLOCK_IO_ERROR with nospace, run state io-error): a save
+// into the same file system may be the cause.
+type SpaceWatch struct {
+	vm     *VM
+	events <-chan qmp.Event
+	cancel func()
+}
+
+// WatchSpace begins to watch.
+func (vm *VM) WatchSpace() *SpaceWatch {
+	w := &SpaceWatch{vm: vm}
+	w.events, w.cancel = vm.Monitor.Subscribe("BLOCK_IO_ERROR")
+	return w
+}
+
+// Resume ends the watch, and lets a VM go on that has stopped for lack of room since it began. QEMU then tries the write again; if
+// there is still no room the VM stops again. It reports whether it did so.
+func (w *SpaceWatch) Resume(ctx context.Context) (bool, error) {
+	defer w.cancel()
+	// What QEMU told before it answers this has been received with the answer.
+	status, err := w.vm.Status(ctx)
+	if err != nil || status != "io-error" || !w.noSpace() {
+		return false, err
+	}
+	return true, w.vm.Cont(ctx)
+}
+
+// noSpace looks through the events so far.
+func (w *SpaceWatch) noSpace() bool {
+	for {
+		select {
+		case e, ok := <-w.events:
+			var data struct {
+				Action  string
+				NoSpace bool
+			}
+			if ok && json.Unmarshal(e.Data, &data) == nil && data.Action == "stop" && data.NoSpace {
+				return true
+			}
+			if !ok {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+}
