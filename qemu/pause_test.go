@@ -37,7 +37,7 @@ func (c cell) String() string {
 // others are what somebody else, or the guest, may do.
 var others = map[string]func(*machine){
 	"nothing": func(*machine) {}, "stop": (*machine).stop, "cont": func(m *machine) { _ = m.cont() }, "reset": (*machine).reset,
-	"panic": (*machine).panic, "shutdown": (*machine).shutdown, "suspend": (*machine).suspend,
+	"cont and stop": func(m *machine) { _ = m.cont(); m.stop() }, "panic": (*machine).panic, "shutdown": (*machine).shutdown, "suspend": (*machine).suspend,
 }
 
 // published says whether a save of the cell has to come to an image.
@@ -76,7 +76,7 @@ func TestPauseMatrix(t *testing.T) {
 	var wg sync.WaitGroup
 	few := make(chan struct{}, 4) // at a time, of those that do not wait
 	for _, ours := range []bool{true, false} {
-		for _, action := range []string{"nothing", "stop", "cont", "reset", "panic", "shutdown", "suspend", "cancel", "SIGKILL", "SIGSTOP"} {
+		for _, action := range []string{"nothing", "stop", "cont", "cont and stop", "reset", "panic", "shutdown", "suspend", "cancel", "SIGKILL", "SIGSTOP"} {
 			for _, then := range []Then{ThenResume, ThenStay, ThenQuit} {
 				for _, live := range []bool{false, true} {
 					for _, when := range []string{"passes", "pause", "pages written"} {
@@ -129,13 +129,16 @@ func (c cell) run(t *testing.T) {
 	defer cancel(nil)
 	s.cancel = cancel
 	err := s.save(ctx)
-	if s.killed {
-		<-guardian.ended
-	} else {
+	if !s.killed {
 		if err != nil {
 			_ = s.p.End(ThenResume)
 		}
 		_ = s.p.Close()
+	}
+	select {
+	case <-guardian.ended:
+	case <-time.After(15 * time.Second):
+		t.Errorf("%v: the guardian does not end", c)
 	}
 	if published := err == nil; published != c.published() {
 		t.Errorf("%v: published %v (%v)", c, published, err)
