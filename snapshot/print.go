@@ -4,6 +4,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -45,4 +46,28 @@ func PrintCommand(o RestoreOptions) ([]string, error) {
 		}
 	}
 	return words, nil
+}
+
+// PrintClones are the command lines that Clone would run, one for each clone, as PrintCommand has them. Nothing is made, so there can
+// be no overlays in them.
+func PrintClones(o CloneOptions) ([][]string, error) {
+	if o.Overlay {
+		return nil, errors.New("the command lines with --overlay name overlays that are made when the clones start: leave it out to print them")
+	}
+	if o.Socket != "" {
+		var err error
+		if o.Socket, err = filepath.Abs(o.Socket); err != nil {
+			return nil, err
+		}
+	}
+	c := &clone{CloneOptions: o}
+	var all [][]string
+	for i := range o.N {
+		words, err := PrintCommand(c.options(i))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, words)
+	}
+	return all, nil
 }

@@ -65,3 +65,16 @@ func (v *VM) Scrub(ctx context.Context) (*VerifyResult, error) {
 	defer v.image.file.Close()
 	return verifyOpened(ctx, v.image, VerifyOptions{Image: v.image.path, Channels: 1})
 }
+
+// Scrub checks the image that all clones were started from, once, as VM.Scrub does. To be called once.
+func (c *Clones) Scrub(ctx context.Context) (*VerifyResult, error) {
+	if len(c.vms) == 0 {
+		return nil, errors.New("no clone runs")
+	}
+	for _, v := range c.vms[1:] {
+		if v.image != nil {
+			v.image.file.Close()
+		}
+	}
+	return c.vms[0].Scrub(ctx)
+}

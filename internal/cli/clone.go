@@ -18,7 +18,7 @@ import (
 
 func (a *app) clone() *cobra.Command {
 	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}}
-	dir := "" // --qmp
+	dir, printCommand := "", false // dir: of --qmp
 	c := &cobra.Command{
 		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
 		Short: "Start N VMs from one image",
@@ -54,10 +54,19 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 			if o.Overlay && o.Socket == "" {
 				return usageError{errors.New("--overlay puts the overlays into the directory of --qmp-dir: name one")}
 			}
+			if o.Scrub && o.Detach {
+				return usageError{errScrubDetached}
+			}
 			o.Image, o.Log, o.Warn = args[0], a.log, a.warn
+			if printCommand {
+				return a.printCommands(o)
+			}
 			clones, err := snapshot.Clone(c.Context(), o)
 			if clones == nil {
 				return err
+			}
+			if o.Scrub {
+				go a.scrub(c.Context(), clones)
 			}
 			return a.cloned(c.Context(), clones, o.Detach, err)
 		},
@@ -66,7 +75,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f.IntVarP(&o.N, "number", "n", 0, "start `N` of them")
 	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guests ask for it, or before they run")
 	f.StringVar(&o.Socket, "qmp-dir", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
-	f.StringVar(&dir, "qmp", "", "`DIR`: another name of --qmp-dir")
+	f.StringVar(&dir, "qmp", "", "the same as --qmp-dir `DIR`")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp-dir")
 	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
@@ -74,6 +83,8 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
 	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before they run")
+	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VMs run, and say on standard error what was found")
+	f.BoolVar(&printCommand, "print-command", false, "print the command lines that would be run, and stop")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (eager; default: chosen)")
 	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
 	_ = c.RegisterFlagCompletionFunc("prefetch", fixed("on", "off", "wait"))
@@ -107,6 +118,19 @@ func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, 
 		return ended(ctx, status)
 	}
 	return wrong
+}
+
+// printCommands prints the command lines of clones, one a line.
+func (a *app) printCommands(o snapshot.CloneOptions) error {
+	commands, err := snapshot.PrintClones(o)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	for _, words := range commands {
+		text.WriteString(shellQuote(words) + "\n")
+	}
+	return a.print(map[string]any{"commands": commands}, text.String())
 }
 
 // printClones prints what came of it before the clones end, with what failed.

@@ -108,7 +108,7 @@ func TestFlagTexts(t *testing.T) {
 				t.Errorf("%s %s %s: the same twice", name, placeholder, text)
 			}
 		})
-		if usage := c.Flags().FlagUsages() + c.PersistentFlags().FlagUsages(); strings.Contains(usage, "(default 0") || strings.Contains(usage, `(default "")`) {
+		if usage := c.Flags().FlagUsages() + c.PersistentFlags().FlagUsages(); strings.Contains(usage, "(default 0") || strings.Contains(usage, "(default -") || strings.Contains(usage, `(default "")`) {
 			t.Errorf("%s: a default that is none:\n%s", c.CommandPath(), usage)
 		}
 	})

@@ -14,6 +14,9 @@ import (
 	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
+// errScrubDetached refuses two flags that do not go together.
+var errScrubDetached = errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")
+
 func (a *app) restore() *cobra.Command {
 	o := snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}
 	printCommand := false
@@ -48,7 +51,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 		},
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.Scrub && o.Detach {
-				return usageError{errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")}
+				return usageError{errScrubDetached}
 			}
 			o.Image, o.Log, o.Warn = args[0], a.log, a.warn
 			if printCommand {
@@ -120,8 +123,13 @@ func ended(ctx context.Context, status int) error {
 	return nil
 }
 
+// scrubbed is a VM, or VMs, whose image can be checked while they run.
+type scrubbed interface {
+	Scrub(context.Context) (*snapshot.VerifyResult, error)
+}
+
 // scrub says what it finds on standard error, whatever it is: that was asked for.
-func (a *app) scrub(ctx context.Context, vm *snapshot.VM) {
+func (a *app) scrub(ctx context.Context, vm scrubbed) {
 	r, err := vm.Scrub(ctx)
 	switch {
 	case err == nil:

@@ -75,6 +75,7 @@ is ready (NOTIFY_SOCKET).`,
 	f.StringVar(&o.socket, "qmp", "", "the same as --listen `SOCKET`")
 	f.StringVar(&o.group, "group", "", "serve the members of `GROUP` too, to whom the socket is opened (mode 0660)")
 	f.IntVar(&o.fd, "qmp-fd", -1, "serve the inherited descriptor `N`, a Unix socket that listens or is connected")
+	f.Lookup("qmp-fd").DefValue = "0" // which help does not show: there is none
 	f.StringVar(&o.vm, "vm", "", "be the monitor of the QEMU whose QMP socket is `SOCKET`")
 	f.IntVar(&o.pid, "pid", 0, "QEMU's process `PID`, where the socket of --vm cannot tell")
 	f.StringArrayVar(&o.memory, "memory", nil, "guest memory of its own, `NAME=SIZE` (repeatable)")

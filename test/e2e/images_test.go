@@ -181,8 +181,14 @@ func (i *images) scrub(t *testing.T) {
 	bad := i.copy(t)
 	_, at := storedPage(t, open(t, bad), "ram0")
 	flip(t, bad, at)
-	for image, want := range map[string]string{i.image: "is whole", bad: "damaged: page"} {
-		args := append([]string{"restore", "--scrub", image, "--", i.v.Program}, i.v.ArgsIn(t.TempDir())...)
+	for _, try := range []struct {
+		command     []string
+		image, want string
+	}{
+		{[]string{"restore"}, i.image, "is whole"}, {[]string{"restore"}, bad, "damaged: page"}, {[]string{"clone", "-n", "1"}, bad, "damaged: page"},
+	} {
+		want := try.want
+		args := append(append(try.command, "--scrub", try.image, "--", i.v.Program), i.v.ArgsIn(t.TempDir())...)
 		c := exec.Command(program, args...)
 		said, w, err := os.Pipe()
 		if err != nil {
