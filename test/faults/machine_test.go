@@ -53,10 +53,25 @@ func newMachine(t *testing.T, backend string) *machine {
 			t.Fatal("the firmware does not run")
 		}
 	}
-	time.Sleep(300 * time.Millisecond) // it looks for something to boot
+	m.settle()
 	m.fill()
 	m.memory = m.sum()
 	return m
+}
+
+// settle waits until the firmware has set up its memory and looks for something to boot, however busy the processors are.
+func (m *machine) settle() {
+	const moment = 300 * time.Millisecond
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		before, ticks := m.sum(), m.ticks()
+		time.Sleep(moment)
+		switch {
+		case m.sum() == before && m.ticks() != ticks:
+			return
+		case time.Now().After(deadline):
+			m.t.Fatal("the firmware does not come to rest")
+		}
+	}
 }
 
 // startQEMU starts a QEMU that ends with the test, however that ends: the kernel sends the signal at the death of the thread
@@ -193,7 +208,7 @@ func (m *machine) unharmed(t *testing.T) {
 		t.Error("the guest's memory has changed")
 	}
 	before := m.ticks()
-	for deadline := time.Now().Add(2 * time.Second); m.ticks() == before; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); m.ticks() == before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the guest's clock stands still")
 		}
