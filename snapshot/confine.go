@@ -15,34 +15,42 @@ import (
 )
 
 // A save talks to a QEMU whose guest may have taken it over, and reads what that says. So the program gives up what it does not need
-// any more, in two steps. System calls go when it is attached, and its guardian, which keeps its rights, stands by. The file system
-// goes when it is known which memory is saved: memory that is plugged in until then is opened like the rest.
+// any more, in two steps. System calls go when it is attached, and its guardian and its publisher, which keep their rights, stand by.
+// The file system goes, by Landlock and by a second filter, when it is known which memory is saved: memory that is plugged in until then is opened like the rest.
 
 // confineCalls gives up all system calls but those that a save makes from here on. Of paths those are: existing files, not
-// truncated; names. Of other processes: reading the memory of the VM's.
+// truncated. Of other processes: reading the memory of the VM's.
 func (s *save) confineCalls() {
 	if !s.Confine {
 		return
 	}
-	missing := sandbox.Calls(sandbox.Group{
+	s.lacks(sandbox.Calls(s.calls(), sandbox.Group{
 		Action: seccomp.ActionAllow,
-		Names: []string{
-			"getdents64", "linkat", "rename", "renameat", "renameat2", "unlink", "unlinkat",
-			"waitid", "wait4", // the end of the guardian
-			"landlock_add_rule", "landlock_restrict_self",
-		},
+		Names:  []string{"landlock_add_rule", "landlock_restrict_self", "seccomp"},
 		NamesWithCondtions: []seccomp.NameWithConditions{
 			sandbox.OpenExisting,
-			sandbox.With("process_vm_readv", 0, seccomp.Equal, uint64(s.vm.PID)), // nobody else's memory
 			sandbox.With("prctl", 0, seccomp.Equal, unix.PR_SET_NO_NEW_PRIVS),
-			sandbox.With("prlimit64", 2, seccomp.Equal, 0), // only look
+		},
+	}))
+}
+
+// calls are what a save needs to its end, besides what every program does.
+func (s *save) calls() sandbox.Group {
+	return sandbox.Group{
+		Action: seccomp.ActionAllow,
+		Names:  []string{"waitid", "wait4"}, // the end of the guardian, and of the publisher
+		NamesWithCondtions: []seccomp.NameWithConditions{
+			sandbox.With("process_vm_readv", 0, seccomp.Equal, uint64(s.vm.PID)), // nobody else's memory
+			sandbox.With("prlimit64", 2, seccomp.Equal, 0),                       // only look
 			sandbox.With("ioctl", 1, seccomp.Equal, uint64(guestmem.PagemapScan)),
 			sandbox.With("ioctl", 1, seccomp.Equal, unix.TCGETS), // the progress bar's terminal
 			sandbox.With("ioctl", 1, seccomp.Equal, unix.TIOCGWINSZ),
 		},
-	})
-	s.lacks(missing)
+	}
 }
+
+// confineOpens gives up opening files, by any name. What the save needs of them is open.
+func (s *save) confineOpens() { s.lacks(sandbox.Calls(s.calls())) }
 
 // lacks says what could not be given up.
 func (s *save) lacks(missing error) {
@@ -51,10 +59,11 @@ func (s *save) lacks(missing error) {
 	}
 }
 
-// confineFiles gives up the file system, but for what Publish needs, and all access to other processes but through descriptors,
+// confineFiles gives up the file system, and all access to other processes but through descriptors,
 // while QEMU makes its device state. What it returns waits for that.
 //
-// A VM with much memory that is not in files is an exception: see maxThroughDescriptor.
+// A VM with much memory that is not in files is an exception from the latter: see maxThroughDescriptor. Under Landlock process_vm_readv(2)
+// is refused; under the second filter it is not, for the VM's process.
 func (n *native) confineFiles() (wait func()) {
 	if !n.Confine {
 		return func() {}
@@ -62,15 +71,16 @@ func (n *native) confineFiles() (wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		err := n.readByDescriptor()
-		if err == nil {
-			err = n.keepFor(os.O_WRONLY)
-		}
-		if err != nil {
-			n.lacks(fmt.Errorf("no Landlock: %w", err))
+		if err := n.keepToWrite(); err != nil {
+			n.lacks(fmt.Errorf("files can be opened still: %w", err))
 			return
 		}
-		n.confinePaths()
+		if err := n.readByDescriptor(); err != nil {
+			n.lacks(fmt.Errorf("no Landlock: %w", err))
+		} else {
+			n.confinePaths()
+		}
+		n.confineOpens()
 	}()
 	return func() { <-done }
 }
@@ -114,6 +124,17 @@ func (s *save) confineByQEMU() {
 		return
 	}
 	s.confinePaths()
+	s.confineOpens()
+}
+
+// keepToWrite opens what has to be open for the rest of the save.
+func (n *native) keepToWrite() (err error) {
+	if n.engine == nil && n.spare == nil {
+		if n.spare, err = scratch(filepath.Dir(n.Image)); err != nil {
+			return err
+		}
+	}
+	return n.keepFor(os.O_WRONLY)
 }
 
 // keepFor opens what the channels will use. A rule that lets them open it themselves would be a reference to the file, which,
@@ -131,10 +152,8 @@ func (s *save) keepFor(access int) error {
 	return nil
 }
 
-// confinePaths leaves of the file system the names in the image's directory.
-func (s *save) confinePaths() {
-	s.lacks(sandbox.Files(sandbox.Names(filepath.Dir(s.Image))))
-}
+// confinePaths leaves nothing of the file system: the publisher names the image.
+func (s *save) confinePaths() { s.lacks(sandbox.Files()) }
 
 // takeScratch is scratch beside the image, or what was made for this while it could be.
 func (s *save) takeScratch() (*os.File, error) {

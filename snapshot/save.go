@@ -178,6 +178,11 @@ func (s *save) prepare(ctx context.Context) (err error) {
 	if s.target, err = newTarget(s.Image, s.Force); err != nil {
 		return err
 	}
+	if s.Confine {
+		if err := s.target.startPublisher(); err != nil {
+			return err
+		}
+	}
 	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
 		return err
 	}

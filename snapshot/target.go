@@ -20,13 +20,14 @@ import (
 // FUSE) a temporary one in the same directory, until Publish; so nothing partial can be taken for an image, and what
 // lies at the path stays there until the whole new one replaces it.
 type target struct {
-	path   string
-	force  bool
-	file   *directio.File     // buffered, for all but pages
-	hidden string             // its temporary name, if it has to have one
-	named  bool               // it has it
-	kept   map[int][]*os.File // by flags, see keep
-	commit func() error       // asked whether it may have its name once all is on the disk; nil: it may
+	path      string
+	force     bool
+	file      *directio.File     // buffered, for all but pages
+	hidden    string             // its temporary name, if it has to have one
+	named     bool               // it has it
+	kept      map[int][]*os.File // by flags, see keep
+	publisher *publisher         // gives it its name; nil: this process does
+	commit    func() error       // asked whether it may have its name once all is on the disk; nil: it may
 }
 
 // newTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
@@ -133,7 +134,7 @@ func (t *target) Publish(dropCache bool) (synced time.Duration, err error) {
 	return synced, t.putInPlace(dropCache)
 }
 
-// putInPlace gives the durable file its name, and makes that durable.
+// putInPlace gives the durable file its name, if nothing speaks against it at the last moment, and makes that durable.
 func (t *target) putInPlace(dropCache bool) error {
 	if dropCache {
 		_ = unix.Fadvise(int(t.file.Fd()), 0, 0, unix.FADV_DONTNEED)
@@ -143,6 +144,16 @@ func (t *target) putInPlace(dropCache bool) error {
 			return err
 		}
 	}
+	if t.publisher != nil {
+		a, err := t.publisher.ask(orderPublish)
+		t.named = a.Named
+		return err
+	}
+	return t.nameDurably()
+}
+
+// nameDurably gives the file its name, and makes that durable.
+func (t *target) nameDurably() error {
 	old := t.holdOld()
 	defer old.Close()
 	if err := t.name(); err != nil {
@@ -199,7 +210,11 @@ func (t *target) exists(err error) error {
 
 // Discard gives the file up; after Publish it only closes it.
 func (t *target) Discard() {
-	if t.named {
+	switch {
+	case t.publisher != nil:
+		_, _ = t.publisher.ask(orderDiscard)
+		t.publisher.close()
+	case t.named:
 		_ = directio.Remove(t.hidden)
 	}
 	t.forget()
