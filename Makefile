@@ -6,6 +6,7 @@
 #
 #   make build         bin/ramjet, one static program
 #   make unit          the tests without a guest
+#   make race          the same with Go's race detector
 #   make bench         measure against QEMU and the disk; BENCH='-help' lists what can be asked of it
 #   make conformance   the tests that compare with a real QEMU
 #   make test QEMU=PROGRAM   the same on another QEMU; scripts/other-qemu gets one
@@ -60,7 +61,7 @@ ifneq ($(QEMU),)
 export RAMJET_QEMU := $(if $(findstring /,$(QEMU)),$(abspath $(QEMU)),$(QEMU))
 endif
 
-.PHONY: build package install deb setup demo test unit bench scale conformance soak fuzz lint clean
+.PHONY: race build package install deb setup demo test unit bench scale conformance soak fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ramjet ./cmd/ramjet
@@ -107,6 +108,10 @@ scale: build setup
 
 conformance: setup
 	@export RAMJET_NEED_QEMU=1; $(REPORT) -- $(GO) test -json -count=1 -timeout 15m -run 'QEMU|Conformance' $(UNIT) $(GUEST)
+
+# The tests without a guest, with Go's race detector, which needs a C compiler.
+race:
+	CGO_ENABLED=1 $(GO) test -race -count=1 -timeout 15m $(UNIT)
 
 # What is too long for every run of the tests.
 soak: build
