@@ -175,8 +175,8 @@ func (r *restore) open() (err error) {
 	if r.image, err = openWithBase(r.Image, r.Base); err != nil {
 		return err
 	}
-	if r.image.Config.PageBits != 0 {
-		return fmt.Errorf("%s is of another architecture than x86_64, which is the only one that Ramjet restores", r.Image)
+	if why := notRestorable(r.image.Config); why != "" {
+		return fmt.Errorf("%s %s", r.Image, why)
 	}
 	if err := r.commandLine(); err != nil {
 		return err
@@ -191,6 +191,15 @@ func (r *restore) open() (err error) {
 		}
 	}
 	return r.placeMemory()
+}
+
+// notRestorable says why Ramjet does not restore an image of this configuration, or nothing. Streams of x86_64 do not name the size
+// of their pages, those of targets that can have several do (vmstate_target_page_bits).
+func notRestorable(c vmstate.Config) string {
+	if c.PageBits == 0 {
+		return ""
+	}
+	return "is of another architecture than x86_64, which is the only one that Ramjet restores: QEMU itself loads it"
 }
 
 // commandLine takes the words after "--", or the recorded ones.

@@ -88,7 +88,9 @@ type SaveResult struct {
 	BytesPerSecond float64 `json:"bytes_per_second"`
 	Passes         []Pass  `json:"passes,omitempty"`  // while the guest ran, with Live
 	GaveUp         bool    `json:"gave_up,omitempty"` // with Live: the guest was faster, and much was left for the pause
-	Base           *string `json:"base"`              // the image that a diff builds on
+	// NotRestorable says why Ramjet cannot restore the image, which QEMU can load; empty if it can.
+	NotRestorable string  `json:"not_restorable,omitempty"`
+	Base          *string `json:"base"` // the image that a diff builds on
 	// Differs says what of the VM is not as its command line says: disks, devices. Half a sentence each.
 	Differs []string `json:"differs"`
 	// Times says where DurableSeconds went.

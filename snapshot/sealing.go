@@ -30,6 +30,7 @@ func (s *save) sealFile(ctx context.Context) (id seal.ID, err error) {
 	if err != nil {
 		return id, fmt.Errorf("what QEMU wrote is no good: %w", err)
 	}
+	s.result.NotRestorable = notRestorable(written.Config)
 	if err := s.putRunState(written); err != nil {
 		return id, err
 	}

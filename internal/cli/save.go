@@ -101,6 +101,9 @@ func saved(r *snapshot.SaveResult) string {
 	if len(r.Differs) > 0 {
 		differs = saidf("not as its command line says, so that a restore needs arguments: %s\n", strings.Join(r.Differs, "; "))
 	}
+	if r.NotRestorable != "" {
+		differs += saidf("%s %s\n", r.Image, r.NotRestorable)
+	}
 	return fmt.Sprintf("saved %s%s: %s of %s memory%s, durable after %s (%s/s, %s engine, %s I/O, %d channels)\n",
 		r.Image, base, size(r.BytesStored), size(r.BytesLogical), pause, seconds(r.DurableSeconds),
 		size(int64(r.BytesPerSecond)), r.Engine, r.IO, r.Channels) + differs
