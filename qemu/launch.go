@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -327,21 +325,6 @@ func (in *Incoming) Kill() error {
 	in.leash.slip()
 	in.before.remove()
 	return nil
-}
-
-func socketPair() (*net.UnixConn, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot make a connection for QEMU's monitor: %w", err)
-	}
-	ours := os.NewFile(uintptr(fds[0]), "monitor")
-	defer ours.Close()
-	conn, err := net.FileConn(ours)
-	if err != nil {
-		unix.Close(fds[1])
-		return nil, nil, err
-	}
-	return conn.(*net.UnixConn), os.NewFile(uintptr(fds[1]), "monitor"), nil
 }
 
 // FindExecutable looks a QEMU up as a shell would, and says how to go on without one.

@@ -5,6 +5,7 @@ package qemu
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strconv"
@@ -143,4 +144,20 @@ func boundTo(kind Kind, port uint16) (inodes []uint64) {
 		}
 	}
 	return inodes
+}
+
+// socketPair makes a connection: one end for us, the other for QEMU.
+func socketPair() (*net.UnixConn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a connection for QEMU's monitor: %w", err)
+	}
+	ours := os.NewFile(uintptr(fds[0]), "monitor")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return conn.(*net.UnixConn), os.NewFile(uintptr(fds[1]), "monitor"), nil
 }
