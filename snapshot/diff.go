@@ -64,6 +64,9 @@ type DiffRange struct {
 	Block string `json:"block"`
 	First int64  `json:"first"` // page
 	Pages int64  `json:"pages"`
+	// Address is the guest-physical address of the first page; the pages of a range follow each other there. -1: not known, or no memory
+	// of the machine's (firmware, a video card's).
+	Address int64 `json:"address"`
 }
 
 // diff is one Diff under way.
@@ -95,6 +98,7 @@ func Diff(ctx context.Context, o DiffOptions) (*DiffResult, error) {
 		return nil, err
 	}
 	r := d.result
+	r.Ranges = d.atAddresses(r.Ranges)
 	r.BytesDiffer = r.PagesDiffer * mappedram.PageSize
 	r.Same = r.PagesDiffer == 0 && !r.DevicesDiffer && r.A.Machine == r.B.Machine
 	r.Seconds = time.Since(began).Seconds()
@@ -267,7 +271,7 @@ func (d *diff) note(k int, first, end int64, kind pageKind) {
 	if last := len(r.Ranges) - 1; last >= 0 && r.Ranges[last].Block == name && r.Ranges[last].First+r.Ranges[last].Pages == first {
 		r.Ranges[last].Pages += n
 	} else if len(r.Ranges) < MaxDiffRanges {
-		r.Ranges = append(r.Ranges, DiffRange{name, first, n})
+		r.Ranges = append(r.Ranges, DiffRange{name, first, n, -1})
 	} else {
 		r.RangesComplete = false
 	}

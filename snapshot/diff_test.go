@@ -46,7 +46,7 @@ func TestDiff(t *testing.T) {
 		return a.page(block, page)
 	}
 	for p := range changes {
-		want = append(want, DiffRange{"pc.ram", p, 1})
+		want = append(want, DiffRange{"pc.ram", p, 1, p * 4096})
 	}
 	slices.SortFunc(want, func(a, b DiffRange) int { return int(a.First - b.First) })
 	for i := 1; i < len(want); {

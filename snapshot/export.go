@@ -13,6 +13,8 @@ import (
 
 	"filippo.io/age"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -114,7 +116,10 @@ func Export(ctx context.Context, o ExportOptions) (*ExportResult, error) {
 		write = e.oneBlock
 	}
 	if err := write(ctx); err != nil {
-		return nil, err
+		if e.To == nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+			err = diskFull(err, e.Out)
+		}
+		return nil, interrupted(ctx, err)
 	}
 	e.result.Seconds = time.Since(began).Seconds()
 	return e.result, nil

@@ -135,3 +135,30 @@ func (p *physicalMemory) layout(machine string, main []qemu.SizedBlock) ([]qemu.
 	})
 	return ranges, nil
 }
+
+// atAddresses says of ranges where the guest sees them, if one of the images tells, and divides those that lie on both sides of a gap.
+func (d *diff) atAddresses(ranges []DiffRange) []DiffRange {
+	layout, err := physical(d.a.image, nil)
+	if err != nil {
+		if layout, err = physical(d.b.image, nil); err != nil {
+			return ranges
+		}
+	}
+	divided := []DiffRange{}
+	for _, r := range ranges {
+		for r.Pages > 0 {
+			part := r
+			start := r.First * mappedram.PageSize
+			i := slices.IndexFunc(layout, func(l qemu.PhysicalRange) bool {
+				return l.Block == r.Block && l.Offset <= start && start < l.Offset+l.Length
+			})
+			if i >= 0 {
+				part.Address = layout[i].Address + start - layout[i].Offset
+				part.Pages = min(r.Pages, (layout[i].Offset+layout[i].Length-start)/mappedram.PageSize)
+			}
+			divided = append(divided, part)
+			r.First, r.Pages = r.First+part.Pages, r.Pages-part.Pages
+		}
+	}
+	return divided
+}

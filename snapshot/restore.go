@@ -102,7 +102,8 @@ func Restore(ctx context.Context, o RestoreOptions) (*VM, error) {
 	if err := r.launch.CheckFree(); err != nil {
 		return nil, err
 	}
-	return r.start(ctx, r.check)
+	vm, err := r.start(ctx, r.check)
+	return vm, interrupted(ctx, err)
 }
 
 // check checks the image, and takes from it what QEMU loads by itself.

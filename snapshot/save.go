@@ -123,7 +123,7 @@ func Save(ctx context.Context, o SaveOptions) (*SaveResult, error) {
 	s := &save{SaveOptions: o}
 	if err := s.prepare(ctx); err != nil {
 		s.close()
-		return nil, err
+		return nil, interrupted(ctx, err)
 	}
 	err := s.run(ctx)
 	return s.result, s.explain(ctx, errors.Join(err, s.close()))
@@ -148,9 +148,10 @@ func (s *save) explain(ctx context.Context, err error) error {
 	case spoilt != nil && ctx.Err() == nil:
 		return spoilt
 	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w: make room in %s, or save elsewhere", err, filepath.Dir(s.Image))
+		s.log("%v", err)
+		return diskFull(err, s.Image)
 	}
-	return err
+	return interrupted(ctx, err)
 }
 
 // first is the one error that led to the others it was joined with.

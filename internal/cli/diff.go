@@ -43,7 +43,7 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
 	}
 	f := c.Flags()
 	m.register(c)
-	f.BoolVar(&ranges, "ranges", false, "list the ranges of pages that differ")
+	f.BoolVar(&ranges, "ranges", false, "list the ranges of pages that differ, and where the guest sees them")
 	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
 	return c
 }
@@ -75,9 +75,13 @@ func differing(r *snapshot.DiffResult, ranges bool) string {
 	}
 	w.Flush()
 	if ranges {
-		s.WriteString("\nfirst page, number of pages, block:\n")
+		s.WriteString("\nfirst page, number of pages, guest-physical address, block:\n")
 		for _, g := range r.Ranges {
-			sayf(&s, "%d %d %s\n", g.First, g.Pages, g.Block)
+			address := "-"
+			if g.Address >= 0 {
+				address = fmt.Sprintf("%#x", g.Address)
+			}
+			sayf(&s, "%d %d %s %s\n", g.First, g.Pages, address, g.Block)
 		}
 		if !r.RangesComplete {
 			sayf(&s, "and more: these are the first %d ranges\n", len(r.Ranges))
