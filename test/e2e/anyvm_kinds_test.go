@@ -98,10 +98,10 @@ var kinds = []kind{
 		instant: "-chardev socket,id=s,fd=3", eager: "-chardev socket,id=s,fd=3"},
 	{name: "add-fd", args: "-add-fd fd=3,set=2 -drive if=virtio,file=/dev/fdset/2,format=raw,read-only=on", prepare: inheritedDisk,
 		instant: "-add-fd fd=3,set=2", eager: "-add-fd fd=3,set=2"},
-	{name: "hot-plugged-dimm", args: "-machine q35 -m 32M,slots=2,maxmem=1G", hotplug: plugDIMM, short: true,
-		instant: "-object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1", eager: "-object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1"},
+	{name: "hot-plugged-dimm", args: "-machine q35 -m 32M,slots=2,maxmem=1G", hotplug: plugDIMM, short: true, given: true,
+		recorded: "dimm1 (pc-dimm) was plugged in", instant: "-object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1", eager: "-object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1"},
 	{name: "rom-size", args: "-device e1000,romfile=DIR/rom", prepare: growingROM, short: true, instant: "romfile=", eager: "romfile="},
-	{name: "hot-plugged-net", args: "-machine q35 -device pcie-root-port,id=p", hotplug: plugNet, instant: "virtio-net", eager: "virtio-net"},
+	{name: "hot-plugged-net", args: "-machine q35 -device pcie-root-port,id=p", hotplug: plugNet, given: true, recorded: "net1 (virtio-net-pci) was plugged in", instant: "virtio-net", eager: "virtio-net"},
 }
 
 const (
@@ -151,17 +151,25 @@ func pflash(t *testing.T, v *anyVM) {
 	}
 }
 
+// tpms are the swtpms by their VM's directory.
+var tpms = map[string]*exec.Cmd{}
+
 // softwareTPM starts an swtpm, which ends with its QEMU.
 func softwareTPM(t *testing.T, v *anyVM) {
 	if _, err := exec.LookPath("swtpm"); err != nil {
 		t.Skip("no swtpm here")
 	}
 	socket := filepath.Join(v.dir, "tpm.sock")
-	os.Remove(socket)
 	state, err := os.MkdirTemp(v.dir, "tpm") // what it holds comes back with the image
 	do(t, err)
 	c := exec.Command("swtpm", "socket", "--tpm2", "--tpmstate", "dir="+state, "--ctrl", "type=unixio,path="+socket, "--terminate")
+	if last, ok := tpms[v.dir]; ok {
+		last.Process.Kill() // it would take the socket of the next one away when it ends
+		last.Wait()
+	}
+	os.Remove(socket)
 	do(t, c.Start())
+	tpms[v.dir] = c
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {

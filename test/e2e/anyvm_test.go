@@ -51,6 +51,8 @@ type anyVM struct {
 	args     []string
 	files    []*os.File // inherited from descriptor 3 on
 	blocks   map[string][32]byte
+	// elsewhere: QEMU has another root directory, so that what is recorded of it means nothing here.
+	elsewhere bool
 }
 
 // TestAnyVM saves each kind of VM, verifies the image and restores it in both modes, comparing all of its memory; or finds the one
@@ -92,7 +94,7 @@ func (k kind) test(t *testing.T) {
 	m.Close()
 	v.quit(t)
 	must[snapshot.VerifyResult](t, "verify", image)
-	if k.recorded != "" {
+	if k.recorded != "" && !v.elsewhere {
 		refused(t, 1, []string{k.recorded}, "restore", "--detach", image)
 	}
 	k.restore(t, v, image, "instant", k.instant)
@@ -135,6 +137,8 @@ func (v *anyVM) start(t *testing.T) *qmp.Client {
 			pid, err := m.PeerPID()
 			do(t, err)
 			t.Cleanup(func() { kill(pid) })
+			root, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid))
+			v.elsewhere = err != nil || root != "/"
 			return m
 		}
 		select {
@@ -183,7 +187,7 @@ func (k kind) restore(t *testing.T, v *anyVM, image, mode, sentence string) {
 	}
 	args := []string{"restore", "--detach", "--paused", "--json", "--mode", mode, image}
 	dir := "/" // that which is recorded counts
-	if k.given || mode == "eager" || os.Getenv("RAMJET_QEMU") != "" {
+	if k.given || mode == "eager" || v.elsewhere {
 		args = append(append(args, "--"), v.wrapper...)
 		args = append(append(args, vm.Program()), v.args...)
 		dir = v.dir

@@ -45,6 +45,9 @@ func TestArguments(t *testing.T) {
 	v := &anyVM{dir: directory(t)}
 	v.qmp, v.args = filepath.Join(v.dir, "qmp"), k.arguments(v.dir)
 	v.start(t).Close()
+	if v.elsewhere {
+		t.Skip("QEMU runs in another root directory, so its recorded command line is not one of this machine")
+	}
 	image := filepath.Join(directory(t), "image")
 	must[snapshot.SaveResult](t, "save", "--qmp", v.qmp, "--then", "quit", image)
 	secret := []string{"--set", "object.s.data=hunter2"}
