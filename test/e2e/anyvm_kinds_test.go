@@ -68,8 +68,8 @@ var kinds = []kind{
 	{name: "tpm-tis", args: "-machine q35 " + tpm + " -device tpm-tis,tpmdev=tpm", prepare: softwareTPM, short: true, runs: true},
 	{name: "tpm-crb", args: "-machine q35 " + tpm + " -device tpm-crb,tpmdev=tpm", prepare: softwareTPM},
 	{name: "pc-dimm", args: "-machine q35 -m 32M,slots=2,maxmem=1G -object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1", short: true},
-	{name: "nvdimm", args: "-machine q35,nvdimm=on -m 32M,slots=2,maxmem=1G -object memory-backend-file,id=mem1,size=16M,mem-path=DIR/nv,share=on -device nvdimm,memdev=mem1"},
-	{name: "virtio-mem", args: "-machine q35 -m 32M,maxmem=1G -object memory-backend-ram,id=mem1,size=128M -device virtio-mem-pci,memdev=mem1,requested-size=64M"},
+	{name: "nvdimm", args: "-machine q35,nvdimm=on -m 32M,slots=2,maxmem=1G -object memory-backend-file,id=mem1,size=16M,mem-path=DIR/nv,share=on -device nvdimm,memdev=mem1", instant: "nvdimm"},
+	{name: "virtio-mem", args: "-machine q35 -m 32M,maxmem=1G -object memory-backend-ram,id=mem1,size=128M -device virtio-mem-pci,memdev=mem1,requested-size=64M", runs: true},
 	{name: "spice", args: "-machine q35 -spice unix=on,addr=DIR/spice,disable-ticketing=on -device qxl-vga", prepare: needsSPICE, short: true, runs: true},
 	{name: "iothreads", args: "-machine q35 -object iothread,id=t0 -object iothread,id=t1 -drive if=none,id=d,file=DIR/disk,format=raw -device virtio-blk-pci,drive=d,iothread=t0 " +
 		"-device virtio-scsi-pci,iothread=t1", prepare: rawDisk, short: true, runs: true},
