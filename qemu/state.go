@@ -107,11 +107,12 @@ func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) 
 func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files ...*os.File) error {
 	for _, f := range files {
 		if _, err := vm.Monitor.AddFD(ctx, set, purpose, f); err != nil {
+			err = vm.explainLimit(err) // before those that it did take are closed again
 			// What was sent before ctx ended is still carried out.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
 			defer cancel()
 			_ = vm.Monitor.RemoveFDSet(ctx, set)
-			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", vm.explainLimit(err))
+			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", err)
 		}
 	}
 	return nil
