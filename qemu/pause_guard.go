@@ -15,10 +15,7 @@ import (
 )
 
 // ErrFrozen is why a pause was ended by its guardian while we live.
-var ErrFrozen = errors.New("ramjet was stopped")
-
-var errFrozen = fmt.Errorf("%w for more than %v in the pause (SIGSTOP, a frozen cgroup?), so its guardian let the VM go on: nothing was saved",
-	ErrFrozen, GuardianPatience)
+var ErrFrozen = fmt.Errorf("ramjet was stopped for more than %v in the pause (SIGSTOP, a frozen cgroup?), so its guardian let the VM go on: nothing was saved", GuardianPatience)
 
 // Claim keeps a second ramjet from saving the same VM meanwhile, by whatever monitor of it: the first to be done would let the
 // guest go on under the other's hands. The lock is on a file of /proc that only those can open who may
@@ -137,7 +134,7 @@ func (p *Pause) beat(g *Guardian, end chan struct{}) {
 		}
 		p.mu.Lock()
 		p.state = Lost
-		p.spoil(errFrozen)
+		p.spoil(ErrFrozen)
 		p.mu.Unlock()
 		// Two readers of one connection take each other's answers.
 		p.vm.Monitor.Close()
@@ -177,7 +174,7 @@ func (p *Pause) Close() error {
 	if g.acted() {
 		// The end of the connection may have been seen before the guardian's.
 		p.mu.Lock()
-		p.spoilt = errFrozen
+		p.spoilt = ErrFrozen
 		p.mu.Unlock()
 	}
 	return err
