@@ -45,7 +45,7 @@ func (vm *VM) Migratable(ctx context.Context) error {
 		return hopeless("this VM cannot be saved: %s (remove the device or the setting that QEMU names)", strings.Join(m.Blocked, "; "))
 	}
 	switch m.Status {
-	case "setup", "active", "device", "cancelling", "pre-switchover", "wait-unplug", "postcopy-active", "postcopy-paused", "colo":
+	case "setup", "active", "device", "cancelling", "failing", "pre-switchover", "wait-unplug", "postcopy-active", "postcopy-paused", "colo":
 		return hopeless("a migration of this VM is under way (%s): wait for it or cancel it", m.Status)
 	}
 	status, err := vm.Status(ctx)
