@@ -139,7 +139,7 @@ func explainBusy(err error) error {
 	if !errors.As(err, &busy) || busy.PID == 0 {
 		return err
 	}
-	if full := descriptorLimit(busy.PID); full != nil {
+	if full := descriptorLimit(busy.PID, 0); full != nil {
 		return full
 	}
 	return err
@@ -147,14 +147,17 @@ func explainBusy(err error) error {
 
 // explainLimit adds to an error of QEMU's, which does not speak of limits itself, that it has reached its own.
 func (vm *VM) explainLimit(err error) error {
-	if full := descriptorLimit(vm.PID); full != nil {
+	if full := descriptorLimit(vm.PID, 0); full != nil {
 		return fmt.Errorf("%w: %w", err, full)
 	}
 	return err
 }
 
-// descriptorLimit is an error if a process has as many descriptors open as it may have (RLIMIT_NOFILE), else nil.
-func descriptorLimit(pid int) error {
+// neededDescriptors is how many a save has QEMU open at a time: connections to its monitor, what is passed to it, and its copies of that.
+const neededDescriptors = 4
+
+// descriptorLimit is an error if a process has as many descriptors open as it may have (RLIMIT_NOFILE), or all but spare, else nil.
+func descriptorLimit(pid int, spare uint64) error {
 	var limit unix.Rlimit
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil || unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) != nil {
@@ -166,8 +169,8 @@ func descriptorLimit(pid int) error {
 			below++
 		}
 	}
-	if below < limit.Cur {
+	if below+spare < limit.Cur {
 		return nil
 	}
-	return fmt.Errorf("%s has %d descriptors open, as many as it may have: allow it more (prlimit --pid %d --nofile=%d)", named(pid), below, pid, limit.Cur*2)
+	return fmt.Errorf("%s has %d descriptors open and may have %d, which leaves too few: allow it more (prlimit --pid %d --nofile=%d)", named(pid), below, limit.Cur, pid, limit.Cur*2)
 }

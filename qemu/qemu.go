@@ -89,6 +89,10 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
 		return err
 	}
+	// Later, when rights are given up, this cannot be looked at any more.
+	if err := descriptorLimit(vm.PID, neededDescriptors); err != nil {
+		return err
+	}
 	// A descriptor tells of its end even where /proc is out of reach by then (package sandbox).
 	vm.cmdline, _ = os.Open(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
 	if vm.MachineType, err = machineType(ctx, vm.Monitor); err != nil {
