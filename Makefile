@@ -29,7 +29,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.6.1
 
 # The release and what came after it, or the commit.
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
-BUILD   := -X github.com/ramjet-vm/ramjet/snapshot
+BUILD   := -X github.com/ramjet-vm/ramjet/image
 LDFLAGS := -s -w $(if $(VERSION),$(BUILD).Version=$(VERSION) \
 	$(BUILD).Commit=$(shell git rev-parse HEAD) $(BUILD).CommitTime=$(shell git log -1 --format=%cI))
 

@@ -8,8 +8,8 @@ import (
 	"io"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // Writer writes an image whose pages are in its file, or are being written there: headers, bitmaps, device state, the
@@ -21,9 +21,9 @@ type Writer struct {
 	// Stored says which pages the image has, by block; not looked at for a block that is ignored. A nil bitmap of another
 	// block says that the image has none of its pages.
 	Stored      []mappedram.Bitmap
-	Sums        *migration.Sums // of the stored pages; only Sealed needs them
-	Sections    []byte          // device state, as vmstate.DeviceSections gives it
-	Description []byte          // of the device state, in JSON; nil: none
+	Sums        *transfer.Sums // of the stored pages; only Sealed needs them
+	Sections    []byte         // device state, as vmstate.DeviceSections gives it
+	Description []byte         // of the device state, in JSON; nil: none
 
 	end int64 // of the stream, after Rest
 }
@@ -70,7 +70,7 @@ func (w *Writer) Sealed(m *seal.Metadata) (id seal.ID, err error) {
 }
 
 // Seal puts metadata and the stored pages' sums behind a stream that ends at end. m.Blocks has the stream's blocks.
-func Seal(to io.WriterAt, end int64, m *seal.Metadata, stored []mappedram.Bitmap, sums *migration.Sums) (id seal.ID, err error) {
+func Seal(to io.WriterAt, end int64, m *seal.Metadata, stored []mappedram.Bitmap, sums *transfer.Sums) (id seal.ID, err error) {
 	sw, err := seal.NewWriter(to, end, m)
 	if err != nil {
 		return id, err

@@ -37,7 +37,7 @@ func erase(f *os.File, offset uint64) error {
 const zeroUnit = 64 << 20
 
 // room checks that an image has room on a block device, and zeroes the places of its pages.
-func (t *transfer) room(ctx context.Context) error {
+func (t *migrating) room(ctx context.Context) error {
 	size, err := directio.Size(t.file.File)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func (t *transfer) room(ctx context.Context) error {
 }
 
 // closeTail writes the zeros by which the end of the stream is known on a device.
-func (t *transfer) closeTail(end int64) error {
+func (t *migrating) closeTail(end int64) error {
 	size, err := directio.Size(t.file.File)
 	if err != nil {
 		return err

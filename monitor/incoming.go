@@ -14,8 +14,8 @@ import (
 	"github.com/ramjet-vm/ramjet/fdset"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // incoming is migration into the guest. Its states are setup, active, completed and failed; unlike in QEMU it can be
@@ -219,7 +219,7 @@ func (l *load) openImage() (*mappedram.Image, error) {
 
 // pages loads all pages, and makes zero what the image has no page of: an earlier load may have failed half way.
 func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) error {
-	load := &migration.Load{Image: l.opened.Pages, Params: migration.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
+	load := &transfer.Load{Image: l.opened.Pages, Params: transfer.Params{Channels: max(l.settings.PageChannels(), 1), Direct: l.settings.Direct()}}
 	found := 0
 	for i, b := range image.Blocks {
 		at := view.find(b.Name)
@@ -234,7 +234,7 @@ func (l *load) pages(ctx context.Context, image *mappedram.Image, view *View) er
 		if err != nil {
 			return err
 		}
-		load.Blocks = append(load.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: view.Memory[at], Clear: true})
+		load.Blocks = append(load.Blocks, transfer.LoadBlock{Block: b, Index: i, Stored: stored, Memory: view.Memory[at], Clear: true})
 	}
 	if found != len(view.Blocks) {
 		return fmt.Errorf("the image has %d pieces of memory, this guest has %d", found, len(view.Blocks))

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/fdset"
-	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // Outgoing is migration of a guest to files: one at a time, and what became of the last. Set Guest, Files and Emit before
@@ -37,7 +37,7 @@ type Outgoing struct {
 	events bool
 	stats  statistics
 	file   string                  // where the last one went
-	limit  *migration.Limit        // of page data
+	limit  *transfer.Limit         // of page data
 	cancel context.CancelCauseFunc // nil when none is under way
 	final  bool                    // the file is being published, too late to cancel
 	// unlimited: the guest was stopped for what is being written, and stands still no longer than it takes
@@ -69,12 +69,12 @@ func (o *Outgoing) Start(ctx context.Context, a Address, s Settings, answer func
 	}
 	o.desc, o.events, o.cancel, o.done, o.final = "", s.Events, cancel, done, false
 	o.file = a.File()
-	o.limit, o.unlimited = migration.NewLimit(s.bandwidth()), false
+	o.limit, o.unlimited = transfer.NewLimit(s.bandwidth()), false
 	o.stats = statistics{begun: time.Now(), multifd: s.Multifd, writeZeros: s.ZeroPages == "none", total: view.Total()}
 	o.set(statusSetup)
 	o.mu.Unlock()
 
-	t := &transfer{Outgoing: o, address: a, settings: s, view: view}
+	t := &migrating{Outgoing: o, address: a, settings: s, view: view}
 	t.opened, err = o.Files.Open(a, fdset.Need{Write: true, Channels: s.PageChannels(), Direct: s.Direct()})
 	if err == nil {
 		if err = truncate(t.opened.Main, a.Offset); err != nil {

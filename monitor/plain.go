@@ -9,7 +9,7 @@ import (
 	"io"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -36,8 +36,8 @@ const (
 const plainSectionID = 1
 
 // plain saves a stopped guest as a plain stream. It is durable when it returns, and its first bytes are written last.
-func (t *transfer) plain(ctx context.Context, sections []byte) error {
-	w := &plainWriter{view: t.view, progress: new(migration.Progress), limit: t.limit}
+func (t *migrating) plain(ctx context.Context, sections []byte) error {
+	w := &plainWriter{view: t.view, progress: new(transfer.Progress), limit: t.limit}
 	t.mu.Lock()
 	t.stats.engine = w.progress
 	t.mu.Unlock()
@@ -72,8 +72,8 @@ const plainBurst = 256 << 10
 type plainWriter struct {
 	view     *View
 	out      *bufio.Writer // its error stays until Flush
-	progress *migration.Progress
-	limit    *migration.Limit
+	progress *transfer.Progress
+	limit    *transfer.Limit
 	zeros    []byte
 }
 

@@ -5,7 +5,7 @@ package monitor
 import (
 	"time"
 
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // The states of a migration that files know (MigrationStatus).
@@ -58,7 +58,7 @@ type statistics struct {
 	passes                        int
 	multifd                       bool
 	writeZeros                    bool // zero pages count as written
-	engine                        *migration.Progress
+	engine                        *transfer.Progress
 	total                         int64
 	rest                          int64 // bytes written that are not pages
 }

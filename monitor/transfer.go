@@ -16,12 +16,12 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// transfer is one outgoing migration under way.
-type transfer struct {
+// migrating is one outgoing migration under way.
+type migrating struct {
 	*Outgoing
 	address  Address
 	settings Settings
@@ -31,15 +31,15 @@ type transfer struct {
 	file   *directio.File // for headers, bitmaps and device state
 	device bool           // file is a block device
 	layout *mappedram.Layout
-	engine *migration.Save
-	sums   *migration.Sums
+	engine *transfer.Save
+	sums   *transfer.Sums
 }
 
 // mercy bounds how long the guest is waited for when all that is left to do is to let it go on.
 const mercy = 20 * time.Second
 
 // run does it, and leaves guest and file as they were if it fails.
-func (t *transfer) run(ctx context.Context) (err error) {
+func (t *migrating) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, t.view.Close()) }()
 	// Errors of close are the disk's word on something else: the image is durable by then, or worthless.
 	defer t.opened.Close()
@@ -62,7 +62,7 @@ func (t *transfer) run(ctx context.Context) (err error) {
 	return err
 }
 
-func (t *transfer) migrate(ctx context.Context) error {
+func (t *migrating) migrate(ctx context.Context) error {
 	running, err := t.Guest.Running(ctx)
 	if err != nil {
 		return err
@@ -86,7 +86,7 @@ func (t *transfer) migrate(ctx context.Context) error {
 }
 
 // switchover is what happens while the guest stands still.
-func (t *transfer) switchover(ctx context.Context, live bool) error {
+func (t *migrating) switchover(ctx context.Context, live bool) error {
 	stopping := time.Now()
 	if err := t.Guest.Stop(ctx); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (t *transfer) switchover(ctx context.Context, live bool) error {
 }
 
 // pages writes the pages and all the rest, and makes it durable, the first bytes last.
-func (t *transfer) pages(ctx context.Context, sections []byte) error {
+func (t *migrating) pages(ctx context.Context, sections []byte) error {
 	if err := t.engine.Run(ctx); err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (t *transfer) pages(ctx context.Context, sections []byte) error {
 }
 
 // mayPublish is asked when all but the file's first bytes is written: the guest has stood still, and nobody has cancelled.
-func (t *transfer) mayPublish(ctx context.Context) error {
+func (t *migrating) mayPublish(ctx context.Context) error {
 	if err := t.Guest.Still(ctx); err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (t *transfer) mayPublish(ctx context.Context) error {
 
 // refresh begins again where the guest's memory is not made of the same blocks any more: firmware resizes ROMs, and
 // memory can be plugged.
-func (t *transfer) refresh(ctx context.Context, live bool) error {
+func (t *migrating) refresh(ctx context.Context, live bool) error {
 	same, err := t.Guest.Current(ctx, t.view)
 	if err != nil || same {
 		return err
@@ -170,7 +170,7 @@ func (t *transfer) refresh(ctx context.Context, live bool) error {
 }
 
 // prepare lays the image out and makes the engine.
-func (t *transfer) prepare(ctx context.Context, live bool) (err error) {
+func (t *migrating) prepare(ctx context.Context, live bool) (err error) {
 	if t.address.Offset > math.MaxInt64 {
 		return fmt.Errorf("offset %d is beyond what a file can have", t.address.Offset)
 	}
@@ -204,10 +204,10 @@ func (t *transfer) prepare(ctx context.Context, live bool) (err error) {
 		if err != nil {
 			return fmt.Errorf("no memory for page sums: %w", err)
 		}
-		t.sums = migration.NewSums(os.NewFile(uintptr(fd), "page sums"), t.layout.Blocks)
+		t.sums = transfer.NewSums(os.NewFile(uintptr(fd), "page sums"), t.layout.Blocks)
 	}
-	p := migration.Params{Channels: max(t.settings.PageChannels(), 1), Direct: t.settings.Direct()}
-	t.engine = &migration.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Limit: t.limit, Sums: t.sums, Live: live}
+	p := transfer.Params{Channels: max(t.settings.PageChannels(), 1), Direct: t.settings.Direct()}
+	t.engine = &transfer.Save{Layout: t.layout, Memory: t.view.Memory, Image: t.opened.Pages, Params: p, Limit: t.limit, Sums: t.sums, Live: live}
 	t.mu.Lock()
 	t.stats.engine, t.stats.total = &t.engine.Progress, t.view.Total()
 	t.mu.Unlock()
@@ -215,7 +215,7 @@ func (t *transfer) prepare(ctx context.Context, live bool) (err error) {
 }
 
 // writer writes all but the pages.
-func (t *transfer) writer(sections []byte) *image.Writer {
+func (t *migrating) writer(sections []byte) *image.Writer {
 	all := t.writeZeros()
 	for i, b := range t.engine.Stored {
 		if all {
@@ -227,7 +227,7 @@ func (t *transfer) writer(sections []byte) *image.Writer {
 }
 
 // besidesPages is how many bytes headers, bitmaps and device state have.
-func (t *transfer) besidesPages(end int64) int64 {
+func (t *migrating) besidesPages(end int64) int64 {
 	n := end - t.layout.RAMEnd
 	at := t.layout.Offset
 	for _, b := range t.layout.Blocks {

@@ -18,10 +18,10 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
+	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -165,9 +165,9 @@ func (in *incoming) pages(ctx context.Context) (err error) {
 	again := in.filled
 	in.filled = true
 	in.mu.Unlock()
-	load := &migration.Load{
+	load := &transfer.Load{
 		Image:  in.opener,
-		Params: migration.Params{Channels: max(in.settings.PageChannels(), 1), Direct: in.settings.Direct()},
+		Params: transfer.Params{Channels: max(in.settings.PageChannels(), 1), Direct: in.settings.Direct()},
 	}
 	defer func() {
 		for _, b := range load.Blocks {
@@ -186,7 +186,7 @@ func (in *incoming) pages(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		load.Blocks = append(load.Blocks, migration.LoadBlock{Block: b, Index: i, Stored: stored, Memory: m, Clear: again})
+		load.Blocks = append(load.Blocks, transfer.LoadBlock{Block: b, Index: i, Stored: stored, Memory: m, Clear: again})
 	}
 	return load.Run(ctx)
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // Cont lets the guest run. QEMU takes its disks' locks only then.
@@ -29,7 +31,7 @@ func (c CommandLine) explainLock(said string) string {
 	if !strings.Contains(said, "Failed to get ") || !strings.Contains(said, " lock") {
 		return said
 	}
-	for _, d := range ParseArgs(c.Args).Disks() {
+	for _, d := range cmdline.ParseArgs(c.Args).Disks() {
 		path := c.abs(d.Path)
 		if !locked(path) {
 			continue

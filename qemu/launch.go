@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -40,11 +41,11 @@ const monitorFD = FirstFile - 1
 
 // FinalArgs is the command line that QEMU gets: Args without what would make it do anything else than wait for
 // its state, with our monitor and the user's.
-func (l *Launch) FinalArgs() Args {
+func (l *Launch) FinalArgs() cmdline.Args {
 	args := l.usersArgs()
-	id := args.freeID("ramjet")
+	id := args.FreeID("ramjet")
 	args = args.With("chardev", monitorChardev(id)).With("mon", "chardev="+id+",mode=control")
-	return append(args.With("incoming", "defer"), Arg{Name: "S"})
+	return append(args.With("incoming", "defer"), cmdline.Arg{Name: "S"})
 }
 
 func monitorChardev(id string) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, monitorFD) }
@@ -55,35 +56,35 @@ const givenVariable = "RAMJET_COMMAND_LINE"
 
 func (l *Launch) environment() ([]string, error) {
 	given := &Launch{CommandLine: CommandLine{Args: l.Given}, Socket: l.Socket}
-	b, err := json.Marshal(argumentList(given.usersArgs().Words()))
+	b, err := json.Marshal(cmdline.ArgumentList(given.usersArgs().Words()))
 	return append(os.Environ(), givenVariable+"="+string(b)), err
 }
 
 // LoadingArgs is a command line with which QEMU loads a stream in the file path by itself, without us.
-func (l *Launch) LoadingArgs(path string, paused bool) Args {
+func (l *Launch) LoadingArgs(path string, paused bool) cmdline.Args {
 	args := l.usersArgs().With("global", "migration.mapped-ram=on").With("incoming", "file:"+path)
 	if paused {
-		args = append(args, Arg{Name: "S"})
+		args = append(args, cmdline.Arg{Name: "S"})
 	}
 	return args
 }
 
 // usersArgs is Args with the user's monitor, without what would start the machine in another way.
-func (l *Launch) usersArgs() Args {
-	args := ParseArgs(l.Args).Without("incoming", "S", "daemonize", "loadvm", "preconfig")
+func (l *Launch) usersArgs() cmdline.Args {
+	args := cmdline.ParseArgs(l.Args).Without("incoming", "S", "daemonize", "loadvm", "preconfig")
 	if l.Socket != "" {
-		args = args.withoutQMP().With("qmp", "unix:"+Double(l.Socket)+",server=on,wait=off")
+		args = args.WithoutQMP().With("qmp", "unix:"+cmdline.Double(l.Socket)+",server=on,wait=off")
 	}
 	return args
 }
 
 // checkMonitors refuses monitor sockets that somebody still serves, and paths where none can be made.
-func (l *Launch) checkMonitors(args Args) error {
-	for _, m := range args.monitors() {
-		if m.path == "" {
+func (l *Launch) checkMonitors(args cmdline.Args) error {
+	for _, m := range args.Monitors() {
+		if m.Path == "" {
 			continue
 		}
-		path := l.abs(m.path)
+		path := l.abs(m.Path)
 		if len(path) > 107 {
 			return fmt.Errorf("the socket path %s is longer than the 107 bytes that Linux allows", path)
 		}
@@ -155,7 +156,7 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 		return nil, errors.Join(in.explain(err), in.Kill())
 	}
 	if in.wrapped {
-		in.setPID(qemuBehind(in.PID, monitorChardev(l.usersArgs().freeID("ramjet"))))
+		in.setPID(qemuBehind(in.PID, monitorChardev(l.usersArgs().FreeID("ramjet"))))
 	}
 	return in, nil
 }
@@ -265,7 +266,7 @@ func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 	}
 }
 
-var unknownSection = lazily(`Unknown (?:savevm|ramblock)[^']*'([^']+)'`)
+var unknownSection = cmdline.Lazily(`Unknown (?:savevm|ramblock)[^']*'([^']+)'`)
 
 // missingDevice adds to what QEMU says of a state that it has no device for what can be done.
 func missingDevice(said string) string {

@@ -2,7 +2,11 @@
 
 package qemu
 
-import "os"
+import (
+	"os"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
+)
 
 // leftovers are the sockets and files that a command line has QEMU make, as they were before it started: nil for those that were not there.
 // One that is killed before its guest ran leaves them.
@@ -13,7 +17,7 @@ func (l *Launch) lookBefore() leftovers {
 	before := leftovers{}
 	for _, e := range l.FinalArgs().Exclusive(l.Dir) {
 		switch e.Kind {
-		case SocketKind, FileKind, MemoryFileKind:
+		case cmdline.SocketKind, cmdline.FileKind, cmdline.MemoryFileKind:
 			before[e.Name], _ = os.Lstat(e.Name)
 		}
 	}

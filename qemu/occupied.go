@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // CheckFree refuses a command line that asks for what another process has: QEMU would take a socket's path away from a VM
@@ -23,7 +25,7 @@ func (l *Launch) CheckFree() error {
 	}
 	wanted := args.Exclusive(l.Dir)
 	if !l.sameNetwork() {
-		wanted = slices.DeleteFunc(wanted, func(e Exclusive) bool { return e.Kind == TCPKind || e.Kind == UDPKind })
+		wanted = slices.DeleteFunc(wanted, func(e cmdline.Exclusive) bool { return e.Kind == cmdline.TCPKind || e.Kind == cmdline.UDPKind })
 	}
 	var err error
 	for range departures {
@@ -38,11 +40,11 @@ func (l *Launch) CheckFree() error {
 // departure times departures is how long a QEMU that was just told to quit, by a save say, is given to be gone.
 const departure, departures = 100 * time.Millisecond, 5
 
-func checkFree(wanted []Exclusive) error {
+func checkFree(wanted []cmdline.Exclusive) error {
 	qemus := sync.OnceValue(otherQEMUs)
 	for _, e := range wanted {
-		if p, taken := e.taken(qemus); taken {
-			return fmt.Errorf("%s is in use by %s: %s", e.What, p, e.wayOut())
+		if p, is := taken(e, qemus); is {
+			return fmt.Errorf("%s is in use by %s: %s", e.What, p, wayOut(e))
 		}
 	}
 	return nil
@@ -57,12 +59,12 @@ func (l *Launch) sameNetwork() bool {
 }
 
 // wayOut says what a user can do about an Exclusive that somebody has.
-func (e Exclusive) wayOut() string {
+func wayOut(e cmdline.Exclusive) string {
 	const after = " (--set, or QEMU's arguments after --)"
 	switch e.Kind {
-	case DiskKind, RemoteDiskKind:
+	case cmdline.DiskKind, cmdline.RemoteDiskKind:
 		return "end that VM first, or give this one a copy of the disk as it was at the save" + after
-	case MemoryFileKind:
+	case cmdline.MemoryFileKind:
 		return "end that VM first, or give this one a file of its own" + after
 	}
 	return "end that first, or give this VM another" + after
@@ -70,16 +72,16 @@ func (e Exclusive) wayOut() string {
 
 // taken tells whether another process has it, and which, if that can be found out. Of what leaves no trace on this host the command
 // lines of its QEMUs tell, and of disks too: one that waits for its state, or was restored paused, has not opened them for writing yet.
-func (e Exclusive) taken(qemus func() []otherQEMU) (p process, taken bool) {
+func taken(e cmdline.Exclusive, qemus func() []otherQEMU) (p process, is bool) {
 	switch e.Kind {
-	case SocketKind:
+	case cmdline.SocketKind:
 		return listeningAt(e.Name)
-	case TCPKind, UDPKind:
+	case cmdline.TCPKind, cmdline.UDPKind:
 		return portTaken(e.Kind, e.Name)
-	case MemoryFileKind, FileKind, DeviceFileKind:
+	case cmdline.MemoryFileKind, cmdline.FileKind, cmdline.DeviceFileKind:
 		return writtenBy(e.Name, e.Kind)
-	case DiskKind:
-		if p, taken = writtenBy(e.Name, e.Kind); taken {
+	case cmdline.DiskKind:
+		if p, is = writtenBy(e.Name, e.Kind); is {
 			return p, true
 		}
 	}
@@ -92,13 +94,13 @@ func (e Exclusive) taken(qemus func() []otherQEMU) (p process, taken bool) {
 }
 
 // OfDirectory tells whether an Exclusive is memory in a directory, in which every QEMU makes a file of its own.
-func (e Exclusive) OfDirectory() bool {
+func OfDirectory(e cmdline.Exclusive) bool {
 	st, err := os.Stat(e.Name)
-	return e.Kind == MemoryFileKind && err == nil && st.IsDir()
+	return e.Kind == cmdline.MemoryFileKind && err == nil && st.IsDir()
 }
 
 // writtenBy tells whether another process has a file open for writing.
-func writtenBy(path string, kind Kind) (process, bool) {
+func writtenBy(path string, kind cmdline.Kind) (process, bool) {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
 		return process{}, false // there is none yet, or QEMU says why it cannot be opened
@@ -107,7 +109,7 @@ func writtenBy(path string, kind Kind) (process, bool) {
 	case unix.S_IFDIR:
 		return process{}, false
 	case unix.S_IFCHR: // /dev/null and terminals are everybody's
-		if kind != DeviceFileKind {
+		if kind != cmdline.DeviceFileKind {
 			return process{}, false
 		}
 	case unix.S_IFREG:

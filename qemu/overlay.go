@@ -10,11 +10,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // MakeOverlay makes a qcow2 image at path that holds what is written from now on, over a disk, which is only read
 // then. It takes qemu-img from beside the VM's QEMU, or where a shell finds it.
-func (c CommandLine) MakeOverlay(ctx context.Context, d Disk, path string) error {
+func (c CommandLine) MakeOverlay(ctx context.Context, d cmdline.Disk, path string) error {
 	below := c.abs(d.Path)
 	format := d.Format
 	if format == "" {

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // process is another process of this host.
@@ -105,7 +107,7 @@ func holdingSocket(inode uint64) (process, bool) {
 // otherQEMU is a QEMU of this host as it was started.
 type otherQEMU struct {
 	pid  int
-	args Args
+	args cmdline.Args
 	dir  string
 }
 
@@ -121,17 +123,17 @@ func otherQEMUs() (found []otherQEMU) {
 			continue
 		}
 		dir, _ := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
-		found = append(found, otherQEMU{pid, ParseArgs(words[1:]), dir})
+		found = append(found, otherQEMU{pid, cmdline.ParseArgs(words[1:]), dir})
 	}
 	return found
 }
 
 // wants tells whether its command line asks for the same as e does here.
-func (q otherQEMU) wants(e Exclusive) bool {
+func (q otherQEMU) wants(e cmdline.Exclusive) bool {
 	for _, o := range q.args.Exclusive(q.dir) {
 		switch {
 		case o.Kind != e.Kind:
-		case e.Kind == DiskKind:
+		case e.Kind == cmdline.DiskKind:
 			if sameFileIn(q.pid, o.Name, e.Name) {
 				return true
 			}

@@ -16,11 +16,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -56,7 +56,8 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 		if err != nil {
 			return nil, err
 		}
-		if socket, err = cl.monitorSocket(); err != nil {
+		if socket = cmdline.ParseArgs(cl.Args).Monitor(cl.Dir); socket == "" {
+			err = ErrNoMonitor
 			return nil, fmt.Errorf("process %d: %w", pid, err)
 		}
 		socket = socketOf(pid, socket)
@@ -176,11 +177,11 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 
 // givenArgs finds what a QEMU that Ramjet started was given by its user.
 func givenArgs(proc string) []string {
-	var list []argument
+	var list []cmdline.Argument
 	if json.Unmarshal([]byte(environmentValue(proc, givenVariable)), &list) != nil {
 		return nil
 	}
-	return words(list)
+	return cmdline.Words(list)
 }
 
 // environmentValue is a variable of a process's environment, or "".
@@ -200,25 +201,4 @@ func environmentValue(proc, name string) string {
 // ErrNoMonitor: a command line names no QMP socket.
 var ErrNoMonitor = errors.New("its command line names no QMP socket: give one with --qmp")
 
-// monitorSocket finds the path of a QMP server socket on the command line.
-func (c CommandLine) monitorSocket() (string, error) {
-	for _, m := range ParseArgs(c.Args).monitors() {
-		if m.qmp && m.path != "" {
-			return c.abs(m.path), nil
-		}
-	}
-	return "", ErrNoMonitor
-}
-
-func (c CommandLine) abs(path string) string {
-	if filepath.IsAbs(path) {
-		return path
-	}
-	if dir := c.Dir; dir != "" {
-		return filepath.Join(dir, path)
-	}
-	if abs, err := filepath.Abs(path); err == nil {
-		return abs
-	}
-	return path
-}
+func (c CommandLine) abs(path string) string { return cmdline.Absolute(path, c.Dir) }

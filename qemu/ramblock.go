@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -22,12 +23,6 @@ type RAMBlock struct {
 	Used int64  // bytes that migrate; Total may be larger for a resizable ROM
 	Addr uint64 // where it is in QEMU's process
 }
-
-// Limits on what a monitor may tell us.
-const (
-	maxBlocks    = 4096
-	maxBlockSize = 1 << 50
-)
 
 // QueryRAMBlocks asks for the blocks that migrate. Those without a name do not (vmstate_register_ram gives the name).
 func QueryRAMBlocks(ctx context.Context, m *qmp.Client) ([]RAMBlock, error) {
@@ -68,8 +63,8 @@ func parseRAMBlocks(text string) ([]RAMBlock, error) {
 			continue
 		case seen[b.Name]:
 			return nil, fmt.Errorf("block %q is listed twice", b.Name)
-		case len(blocks) == maxBlocks:
-			return nil, fmt.Errorf("more than %d blocks", maxBlocks)
+		case len(blocks) == cmdline.MaxBlocks:
+			return nil, fmt.Errorf("more than %d blocks", cmdline.MaxBlocks)
 		}
 		seen[b.Name] = true
 		blocks = append(blocks, b)
@@ -92,7 +87,7 @@ func parseRAMBlock(line string) (b RAMBlock, err error) {
 		}
 	}
 	used, total := v[0], v[1]
-	if used > total || total > maxBlockSize || used%guestmem.PageSize != 0 || v[2]%guestmem.PageSize != 0 {
+	if used > total || total > cmdline.MaxBlockSize || used%guestmem.PageSize != 0 || v[2]%guestmem.PageSize != 0 {
 		return b, bad
 	}
 	// The name is what stands before the page size, "4 KiB".
@@ -132,8 +127,8 @@ func (vm *VM) adviceOnSharing(b RAMBlock, err error) string {
 	if s := strings.TrimSpace(string(scope)); s != "" && s != "0" {
 		where = "; kernel.yama.ptrace_scope is " + s
 	}
-	switch args := ParseArgs(vm.CommandLine.Args); {
-	case args.backend(b.Name) >= 0, defaultRAM(b.Name):
+	switch args := cmdline.ParseArgs(vm.CommandLine.Args); {
+	case args.Backend(b.Name) >= 0, cmdline.DefaultRAM(b.Name):
 		return where + "; without that, start QEMU with shared memory: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram,aux-ram-share=on"
 	case vm.Monitor.Greeting().Major >= 10:
 		return where + "; without that, start QEMU with -machine aux-ram-share=on, by which memory of firmware and devices like this is shared too"

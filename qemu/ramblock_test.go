@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
@@ -60,7 +61,7 @@ func TestBadRAMBlocks(t *testing.T) {
 	}
 	var many strings.Builder
 	many.WriteString(header + "\n")
-	for i := range maxBlocks + 1 {
+	for i := range cmdline.MaxBlocks + 1 {
 		fmt.Fprintf(&many, "b%d    4 KiB  0x0 0x1000 0x1000 0x1000  rw\n", i)
 	}
 	if _, err := parseRAMBlocks(many.String()); err == nil {
@@ -80,7 +81,7 @@ func FuzzParseRAMBlocks(f *testing.F) {
 				continue
 			}
 			for _, b := range blocks {
-				if b.Name == "" || b.Used < 0 || b.Used > maxBlockSize || b.Used%4096 != 0 || b.Addr%4096 != 0 || strings.ContainsAny(b.Name, "\n") {
+				if b.Name == "" || b.Used < 0 || b.Used > cmdline.MaxBlockSize || b.Used%4096 != 0 || b.Addr%4096 != 0 || strings.ContainsAny(b.Name, "\n") {
 					t.Errorf("%q gives %+v", s, b)
 				}
 			}

@@ -9,19 +9,21 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 func TestRelativePaths(t *testing.T) {
 	args := "-hda a -drive file=b,if=virtio -drive file=nbd:host:1 -blockdev driver=file,node-name=n,filename=c -qmp unix:d,server=on -serial stdio -kernel e -pidfile /f " +
 		"-chardev socket,id=s,path=g,server=on -object memory-backend-file,id=m,size=1M,mem-path=h -m 1G -S -monitor file:i -device virtio-net-pci,romfile="
-	if got := strings.Join(ParseArgs(strings.Fields(args)).RelativePaths(), " "); got != "a b c d e g h i" {
+	if got := strings.Join(cmdline.ParseArgs(strings.Fields(args)).RelativePaths(), " "); got != "a b c d e g h i" {
 		t.Error(got)
 	}
 }
 
 func TestLeavesDirectory(t *testing.T) {
 	for args, want := range map[string]bool{"-daemonize": true, "-chroot /x": true, "-run-with chroot=/x": true, "-run-with user=x": false, "-m 1G": false} {
-		if got := ParseArgs(strings.Fields(args)).LeavesDirectory(); got != want {
+		if got := cmdline.ParseArgs(strings.Fields(args)).LeavesDirectory(); got != want {
 			t.Errorf("%s: %v", args, got)
 		}
 	}

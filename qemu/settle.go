@@ -2,15 +2,19 @@
 
 package qemu
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
+)
 
 // settle makes a command line one that can be used again: with the directory that it was started in, and what its configuration files say.
 func (c *CommandLine) settle(proc string) {
-	args := ParseArgs(c.Args)
+	args := cmdline.ParseArgs(c.Args)
 	if relative := args.RelativePaths(); args.LeavesDirectory() && len(relative) > 0 {
 		c.Dir = startDirectory(proc, relative)
 	}
-	read := func(path string) ([]byte, error) { return ReadConfig(proc + "/root" + path) }
+	read := func(path string) ([]byte, error) { return cmdline.ReadConfig(proc + "/root" + path) }
 	expanded, err := args.ExpandConfig(c.Dir, read)
 	if err != nil {
 		c.config = err
@@ -32,7 +36,7 @@ func (c CommandLine) Unknown() string {
 
 // UnknownDirectory says what a command line misses without the directory that it was started in.
 func (c CommandLine) UnknownDirectory() string {
-	relative := ParseArgs(c.Args).RelativePaths()
+	relative := cmdline.ParseArgs(c.Args).RelativePaths()
 	if c.Dir != "" || len(relative) == 0 {
 		return ""
 	}

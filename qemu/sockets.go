@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -68,7 +69,7 @@ func answers(path string) bool {
 
 // portTaken tells whether an address cannot be listened on because somebody does, and who. A name of a host that is no address
 // is left to QEMU.
-func portTaken(kind Kind, address string) (process, bool) {
+func portTaken(kind cmdline.Kind, address string) (process, bool) {
 	host, port, err := net.SplitHostPort(address)
 	n, err2 := strconv.ParseUint(port, 10, 16)
 	if err != nil || err2 != nil {
@@ -93,9 +94,9 @@ func portTaken(kind Kind, address string) (process, bool) {
 }
 
 // tryBind binds a socket as QEMU would, and closes it. It does not listen, so nobody can connect to it.
-func tryBind(kind Kind, ip net.IP, port int) error {
+func tryBind(kind cmdline.Kind, ip net.IP, port int) error {
 	kindOf := unix.SOCK_STREAM
-	if kind == UDPKind {
+	if kind == cmdline.UDPKind {
 		kindOf = unix.SOCK_DGRAM
 	}
 	family, address := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{Port: port})
@@ -109,7 +110,7 @@ func tryBind(kind Kind, ip net.IP, port int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if kind == TCPKind { // of UDP it would let two have the same port
+	if kind == cmdline.TCPKind { // of UDP it would let two have the same port
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
 			return err
 		}
@@ -118,9 +119,9 @@ func tryBind(kind Kind, ip net.IP, port int) error {
 }
 
 // boundTo are the inodes of the sockets that listen on a port, or are bound to it (proc_net(5), tcp and udp).
-func boundTo(kind Kind, port uint16) (inodes []uint64) {
+func boundTo(kind cmdline.Kind, port uint16) (inodes []uint64) {
 	files, state := []string{"/proc/net/tcp", "/proc/net/tcp6"}, "0A"
-	if kind == UDPKind {
+	if kind == cmdline.UDPKind {
 		files, state = []string{"/proc/net/udp", "/proc/net/udp6"}, "07"
 	}
 	for _, path := range files {

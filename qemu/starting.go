@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // startPatience is how long a QEMU that is starting may do nothing at all before it is taken for one that waits in vain. A QEMU that
@@ -25,8 +27,8 @@ func (l *Launch) watchStart(ctx context.Context, pid int, end context.CancelCaus
 	if len(l.Wrapper) > 0 { // may have another process for QEMU
 		processes = func() []int { return descendants(pid) }
 	}
-	args := ParseArgs(l.Args)
-	if args.waitsForClient() {
+	args := cmdline.ParseArgs(l.Args)
+	if args.WaitsForClient() {
 		return // until somebody connects, as it was told
 	}
 	last, since := int64(-1), time.Now()
@@ -47,9 +49,9 @@ func (l *Launch) watchStart(ctx context.Context, pid int, end context.CancelCaus
 }
 
 // waitsFor names what it may wait for: the sockets of others that it is a client of.
-func (l *Launch) waitsFor(args Args) string {
+func (l *Launch) waitsFor(args cmdline.Args) string {
 	var servers []string
-	for _, path := range args.clientSockets() {
+	for _, path := range args.ClientSockets() {
 		path = l.abs(path)
 		if p, listens := listeningAt(path); listens {
 			servers = append(servers, fmt.Sprintf("%s at the socket %s", p, path))

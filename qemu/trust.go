@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 // defaultProgram is the QEMU that is run where nothing names another.
@@ -26,15 +28,12 @@ func Program(recorded string) (path string, why, err error) {
 		return recorded, nil, nil
 	}
 	name := filepath.Base(recorded)
-	if !isQEMU(name) {
+	if !cmdline.IsQEMU(name) {
 		name = defaultProgram
 	}
 	path, err = FindExecutable(name)
 	return path, why, err
 }
-
-// isQEMU tells whether a file name is a QEMU system emulator's. Red Hat's is qemu-kvm.
-func isQEMU(name string) bool { return strings.HasPrefix(name, "qemu-system-") || name == "qemu-kvm" }
 
 // checkProgram returns what is wrong with the program at path, for a process of the user uid. A name that leads elsewhere by
 // symbolic links counts as what it leads to.
@@ -46,7 +45,7 @@ func checkProgram(path string, uid int) error {
 	if err != nil {
 		return err
 	}
-	if !isQEMU(filepath.Base(path)) {
+	if !cmdline.IsQEMU(filepath.Base(path)) {
 		return fmt.Errorf("%s is not named qemu-system-*", path)
 	}
 	st, err := os.Stat(path)

@@ -13,21 +13,6 @@ import (
 	"syscall"
 )
 
-// SplitCommand divides a command at the word that is a QEMU: what stands before it (nice -n 5, env, ip netns exec NAME) runs it and is
-// no option of QEMU's. A command that begins with an option has no program. Where no word is known to be a QEMU the first one is taken
-// for it.
-func SplitCommand(words []string) (wrapper []string, program string, args []string) {
-	if len(words) == 0 || strings.HasPrefix(words[0], "-") {
-		return nil, "", words
-	}
-	for i, w := range words {
-		if base := filepath.Base(w); strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" {
-			return words[:i], w, words[i+1:]
-		}
-	}
-	return nil, words[0], words[1:]
-}
-
 // descendants are a process and all that have it for an ancestor, parents first.
 func descendants(pid int) []int {
 	children := map[int][]int{}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
 func TestSplitCommand(t *testing.T) {
@@ -23,7 +25,7 @@ func TestSplitCommand(t *testing.T) {
 		"env A=b setpriv --inh-caps=-all /usr/bin/qemu-system-i386":    "env A=b setpriv --inh-caps=-all|/usr/bin/qemu-system-i386|",
 		"ip netns exec blue /usr/libexec/qemu-kvm -name qemu-system-x": "ip netns exec blue|/usr/libexec/qemu-kvm|-name qemu-system-x",
 	} {
-		wrapper, program, args := SplitCommand(strings.Fields(command))
+		wrapper, program, args := cmdline.SplitCommand(strings.Fields(command))
 		if got := strings.Join(wrapper, " ") + "|" + program + "|" + strings.Join(args, " "); got != want {
 			t.Errorf("%q is %q, want %q", command, got, want)
 		}

@@ -13,11 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 )
 
 func (a *app) clone() *cobra.Command {
-	o := snapshot.CloneOptions{RestoreOptions: snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}}
+	o := restore.CloneOptions{Options: restore.Options{Mode: restore.Instant, Prefetch: restore.PrefetchOn, Began: began}}
 	dir, printCommand := "", false // dir: of --qmp
 	c := &cobra.Command{
 		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
@@ -44,8 +44,8 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 			return exactly(1)(c, args)
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			if o.N < 1 || o.N > snapshot.MaxClones {
-				return usageError{fmt.Errorf("how many clones? Give -n 1 to %d", snapshot.MaxClones)}
+			if o.N < 1 || o.N > restore.MaxClones {
+				return usageError{fmt.Errorf("how many clones? Give -n 1 to %d", restore.MaxClones)}
 			}
 			if dir != "" && o.Socket != "" && dir != o.Socket {
 				return usageError{errors.New("--qmp and --qmp-dir are two names of one flag, and name two directories: leave one out")}
@@ -61,7 +61,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 			if printCommand {
 				return a.printCommands(o)
 			}
-			clones, err := snapshot.Clone(c.Context(), o)
+			clones, err := restore.Clone(c.Context(), o)
 			if clones == nil {
 				return err
 			}
@@ -94,11 +94,11 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 }
 
 // cloned says what came of it, which may be something beside an error, and stays if that was asked for.
-func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, wrong error) error {
+func (a *app) cloned(ctx context.Context, clones *restore.Clones, detach bool, wrong error) error {
 	var text strings.Builder
 	for _, v := range clones.VMs {
 		if v.Error == "" {
-			fmt.Fprintf(&text, "clone %d %s", v.N, restored(v.RestoreResult))
+			fmt.Fprintf(&text, "clone %d %s", v.N, restored(v.Result))
 		}
 	}
 	if detach {
@@ -121,8 +121,8 @@ func (a *app) cloned(ctx context.Context, clones *snapshot.Clones, detach bool, 
 }
 
 // printCommands prints the command lines of clones, one a line.
-func (a *app) printCommands(o snapshot.CloneOptions) error {
-	commands, err := snapshot.PrintClones(o)
+func (a *app) printCommands(o restore.CloneOptions) error {
+	commands, err := restore.PrintClones(o)
 	if err != nil {
 		return err
 	}
@@ -134,7 +134,7 @@ func (a *app) printCommands(o snapshot.CloneOptions) error {
 }
 
 // printClones prints what came of it before the clones end, with what failed.
-func (a *app) printClones(r snapshot.CloneResult, err error) error {
+func (a *app) printClones(r restore.CloneResult, err error) error {
 	if err == nil {
 		return a.print(r, "")
 	}

@@ -9,11 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 func (a *app) diff() *cobra.Command {
-	var o snapshot.DiffOptions
+	var o inspect.DiffOptions
 	var m mapFlag
 	ranges := false
 	c := &cobra.Command{
@@ -32,7 +32,7 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
 			lean()
 			o.A, o.B, o.Map = args[0], args[1], m.cells(a)
 			done := a.show(&o.Progress)
-			r, err := snapshot.Diff(c.Context(), o)
+			r, err := inspect.Diff(c.Context(), o)
 			done()
 			if err != nil {
 				return err
@@ -49,9 +49,9 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
 }
 
 // differing says a result to a person.
-func differing(r *snapshot.DiffResult, ranges bool) string {
+func differing(r *inspect.DiffResult, ranges bool) string {
 	var s strings.Builder
-	how := func(i snapshot.DiffImage) string {
+	how := func(i inspect.DiffImage) string {
 		return map[bool]string{true: "by the sums in its seal", false: "read, it has no seal"}[i.Sums]
 	}
 	sayf(&s, "a: %s (%s)\nb: %s (%s)\n", r.A.Image, how(r.A), r.B.Image, how(r.B))

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 // margin is what stands before a row of cells: its offset in the block.
@@ -24,10 +24,10 @@ const (
 )
 
 // drawMap draws a map in rows that fit into a terminal of that width.
-func drawMap(m *snapshot.Map, width int) string {
+func drawMap(m *inspect.Map, width int) string {
 	var s strings.Builder
 	cols := drawingWidth(width)
-	var kinds snapshot.Cell
+	var kinds inspect.Cell
 	for _, b := range m.Blocks {
 		sayf(&s, "%s (%s)\n", b.Name, size(b.Pages*4096))
 		for at := 0; at < len(b.Cells); at += cols {
@@ -47,7 +47,7 @@ func drawMap(m *snapshot.Map, width int) string {
 }
 
 // cellRune is the character for a cell, the fuller the more of its pages are of the kind.
-func cellRune(c snapshot.Cell) rune {
+func cellRune(c inspect.Cell) rune {
 	total := c.Data + c.Zero + c.Absent + c.Changed
 	switch {
 	case c.Changed > 0:
@@ -67,7 +67,7 @@ func shade(shades string, part, whole int64) rune {
 }
 
 // legend explains what is in the drawing.
-func legend(m *snapshot.Map, kinds snapshot.Cell) string {
+func legend(m *inspect.Map, kinds inspect.Cell) string {
 	parts := []string{"each character " + size(m.PagesPerCell*4096)}
 	for _, k := range []struct {
 		n    int64

@@ -11,17 +11,17 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 // testMap has a cell of every kind.
-func testMap() *snapshot.Map {
-	cells := []snapshot.Cell{{Data: 4}, {Data: 3, Zero: 1}, {Data: 1, Zero: 3}, {Zero: 4}, {Absent: 4}, {Changed: 4}, {Changed: 1, Absent: 3}, {Changed: 1, Data: 3}}
-	long := make([]snapshot.Cell, 20)
+func testMap() *inspect.Map {
+	cells := []inspect.Cell{{Data: 4}, {Data: 3, Zero: 1}, {Data: 1, Zero: 3}, {Zero: 4}, {Absent: 4}, {Changed: 4}, {Changed: 1, Absent: 3}, {Changed: 1, Data: 3}}
+	long := make([]inspect.Cell, 20)
 	for i := range long {
 		long[i].Zero = 4
 	}
-	return &snapshot.Map{PagesPerCell: 4, Blocks: []snapshot.MapBlock{{Name: "pc.ram", Pages: 32, Cells: cells}, {Name: "a<b", Pages: 80, Cells: long}}}
+	return &inspect.Map{PagesPerCell: 4, Blocks: []inspect.MapBlock{{Name: "pc.ram", Pages: 32, Cells: cells}, {Name: "a<b", Pages: 80, Cells: long}}}
 }
 
 func TestDrawMap(t *testing.T) {

@@ -11,12 +11,12 @@ import (
 	"filippo.io/age"
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 func (a *app) export() *cobra.Command {
-	var o snapshot.ExportOptions
+	var o export.Options
 	var format exportFormat
 	var recipients, recipientFiles []string
 	c := &cobra.Command{
@@ -50,14 +50,14 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
   ramjet export --recipients-file us.txt vm1.img - | ssh host2 ramjet import --identity key.txt - vm1.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+			if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
 			secret := len(recipients)+len(recipientFiles) > 0
 			if secret && format == "" {
-				format = exportFormat(snapshot.ExportAge)
+				format = exportFormat(export.Age)
 			}
-			o.Format = snapshot.ExportFormat(format)
+			o.Format = export.Format(format)
 			if err := fitting(&o, secret); err != nil {
 				return usageError{err}
 			}
@@ -70,7 +70,7 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 				return usageError{err}
 			}
 			done := a.show(&o.Progress)
-			r, err := snapshot.Export(c.Context(), o)
+			r, err := export.Export(c.Context(), o)
 			done()
 			if err != nil {
 				return err
@@ -106,13 +106,13 @@ func (e *exportFormat) Set(s string) error { *e = exportFormat(s); return nil }
 const standard = "-"
 
 // standardOutput has the export written to standard output if OUT says so, where it can be.
-func (a *app) standardOutput(o *snapshot.ExportOptions) error {
+func (a *app) standardOutput(o *export.Options) error {
 	switch {
 	case o.Image == standard:
 		return errors.New("IMAGE is read at many places at once, which standard input is not: name its file")
 	case o.Out != standard:
 		return nil
-	case o.Format == snapshot.ExportRaw && o.Block == "":
+	case o.Format == export.Raw && o.Block == "":
 		return errors.New("with --format raw OUT is a directory, and standard output is none: name it, or one block of it with --block")
 	case o.Force:
 		return errors.New("--force has nothing to replace where OUT is standard output: leave it out")
@@ -126,8 +126,8 @@ func (a *app) standardOutput(o *snapshot.ExportOptions) error {
 }
 
 // fitting tells whether the flags go together; secret: there are recipients.
-func fitting(o *snapshot.ExportOptions, secret bool) error {
-	switch encrypts := o.Format == snapshot.ExportAge; {
+func fitting(o *export.Options, secret bool) error {
+	switch encrypts := o.Format == export.Age; {
 	case !slices.Contains([]string{"raw", "elf", "flat", "age"}, string(o.Format)):
 		return errors.New("which format? Give --format raw, --format elf, --format flat or --format age")
 	case secret && !encrypts:
@@ -136,9 +136,9 @@ func fitting(o *snapshot.ExportOptions, secret bool) error {
 		return errors.New("encrypted for whom? Give --recipient age1... or --recipients-file FILE")
 	case o.Base != "" && encrypts:
 		return errors.New("--base does not go with --format age: a diff is encrypted by itself")
-	case o.Block != "" && o.Format != snapshot.ExportRaw:
+	case o.Block != "" && o.Format != export.Raw:
 		return errors.New("--block goes with --format raw")
-	case o.Memory != nil && o.Format != snapshot.ExportELF:
+	case o.Memory != nil && o.Format != export.ELF:
 		return errors.New("--memory goes with --format elf")
 	}
 	return nil
@@ -147,14 +147,14 @@ func fitting(o *snapshot.ExportOptions, secret bool) error {
 // readRecipients reads public keys of age.
 func readRecipients(keys, files []string) (all []age.Recipient, err error) {
 	for _, k := range keys {
-		r, err := snapshot.ParseRecipient(k)
+		r, err := export.ParseRecipient(k)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--recipient: %w", err)}
 		}
 		all = append(all, r)
 	}
 	for _, f := range files {
-		r, err := snapshot.ReadRecipients(f)
+		r, err := export.ReadRecipients(f)
 		if err != nil {
 			return nil, fmt.Errorf("--recipients-file: %w", err)
 		}
@@ -164,13 +164,13 @@ func readRecipients(keys, files []string) (all []age.Recipient, err error) {
 }
 
 // exported says a result to a person.
-func exported(r *snapshot.ExportResult) string {
+func exported(r *export.Result) string {
 	var s strings.Builder
 	sayf(&s, "exported %s to %s (%s)\n", r.Image, r.Out, r.Format)
 	for _, g := range r.Segments {
 		sayf(&s, "  physical %#011x, %s: %s from %#x on\n", g.Address, size(g.Length), g.Block, g.Offset)
 	}
-	if r.Format == snapshot.ExportELF {
+	if r.Format == export.ELF {
 		sayf(&s, "  registers of %d processors\n", r.CPUs)
 	}
 	if r.ID != "" {

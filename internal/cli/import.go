@@ -9,12 +9,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 func (a *app) importImage() *cobra.Command {
-	var o snapshot.ImportOptions
+	var o export.ImportOptions
 	var identities []string
 	c := &cobra.Command{
 		Use:   "import [flags] DIRECTORY|FILE IMAGE",
@@ -39,11 +39,11 @@ How the VM was started is not taken over, since a restore would run it: give QEM
   ramjet import --identity key.txt --keep-command-line vm1.img.age vm1.img && ramjet verify vm1.img`,
 		Args: exactly(2),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+			if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
 			for _, f := range identities {
-				keys, err := snapshot.ReadIdentities(f)
+				keys, err := export.ReadIdentities(f)
 				if err != nil {
 					return fmt.Errorf("--identity: %w", err)
 				}
@@ -59,7 +59,7 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 				o.Dir, o.From = "standard input", a.in
 			}
 			done := a.show(&o.Progress)
-			r, err := snapshot.Import(c.Context(), o)
+			r, err := export.Import(c.Context(), o)
 			done()
 			if err != nil {
 				return err
@@ -78,7 +78,7 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 }
 
 // imported says a result to a person.
-func imported(r *snapshot.ImportResult) string {
+func imported(r *export.ImportResult) string {
 	dropped := ""
 	if r.DroppedCommandLine {
 		dropped = "; without the recorded command line (--keep-command-line keeps it)"

@@ -13,12 +13,12 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/ramjet-vm/ramjet/inspect"
 	"github.com/ramjet-vm/ramjet/seal"
-	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
 func (a *app) inspect() *cobra.Command {
-	var o snapshot.InspectOptions
+	var o inspect.Options
 	var m mapFlag
 	c := &cobra.Command{
 		Use:   "inspect [flags] IMAGE...",
@@ -43,7 +43,7 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
 			}
 			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
 				o.Image, o.Map = image, m.cells(a)
-				r, err := snapshot.Inspect(o)
+				r, err := inspect.Inspect(o)
 				if err != nil {
 					return nil, "", err
 				}
@@ -63,7 +63,7 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
 }
 
 // inspected says a result to a person.
-func inspected(path string, r *snapshot.InspectResult) string {
+func inspected(path string, r *inspect.Result) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
 	line := func(name, format string, args ...any) { fmt.Fprintf(w, "%s\t%s\n", name, saidf(format, args...)) }
@@ -117,7 +117,7 @@ func inspected(path string, r *snapshot.InspectResult) string {
 	return s.String()
 }
 
-func asleep(r *snapshot.InspectResult) string {
+func asleep(r *inspect.Result) string {
 	if r.Asleep && r.RunState != "suspended" {
 		return ", its guest sleeps (S3)"
 	}
@@ -147,7 +147,7 @@ func prefixed(prefix, s string) string {
 }
 
 // written says who wrote an image.
-func written(r *snapshot.InspectResult) string {
+func written(r *inspect.Result) string {
 	by := map[string]string{"ramjet": "Ramjet", "qemu": "QEMU", "libvirt": "libvirt"}
 	kind := "mapped-ram image"
 	if r.Base != nil {
@@ -183,7 +183,7 @@ func percent(part, whole int64) string {
 // shownBlocks is how many blocks are listed for people; --json has all.
 const shownBlocks = 100
 
-func blockTable(s *strings.Builder, r *snapshot.InspectResult) {
+func blockTable(s *strings.Builder, r *inspect.Result) {
 	w := tabwriter.NewWriter(s, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "size\tpages\tstored\t\tbitmap at\tpages at\t  block\n")
 	for i, b := range r.Blocks {
@@ -203,7 +203,7 @@ func blockTable(s *strings.Builder, r *snapshot.InspectResult) {
 // shownValue is how much of a field's value is shown to people.
 const shownValue = 100
 
-func deviceList(s *strings.Builder, r *snapshot.InspectResult) {
+func deviceList(s *strings.Builder, r *inspect.Result) {
 	if !r.Described {
 		s.WriteString("device state (without a description of the fields, which only QEMU's own images have):\n")
 	} else {

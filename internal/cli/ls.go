@@ -13,7 +13,7 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 func (a *app) ls() *cobra.Command {
@@ -38,7 +38,7 @@ those are lost with it. Other files are not listed, nor are directories below. I
 			if len(args) > 0 {
 				dir = args[0]
 			}
-			r, err := snapshot.List(dir)
+			r, err := inspect.List(dir)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ those are lost with it. Other files are not listed, nor are directories below. I
 const shownID = 12
 
 // listed says a result to a person.
-func listed(r *snapshot.ListResult) string {
+func listed(r *inspect.ListResult) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
 	fmt.Fprint(w, "image\tid\tvm\tsize\tage\t\n")
@@ -78,7 +78,7 @@ func listed(r *snapshot.ListResult) string {
 }
 
 // hangs says which image a listed one needs, which need it, and what is wrong with it.
-func hangs(i snapshot.ListedImage) string {
+func hangs(i inspect.ListedImage) string {
 	switch b := i.Base; {
 	case !i.Complete:
 		return "incomplete: the save was interrupted"

@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 // mapFlag is --map: alone it draws on the terminal, with a file's name a picture.
@@ -63,7 +63,7 @@ func (m *mapFlag) cells(a *app) int {
 }
 
 // mapped draws a map, if there is one: it returns the drawing, or what is to be said of the picture that it made.
-func (a *app) mapped(m *snapshot.Map, f mapFlag) (string, error) {
+func (a *app) mapped(m *inspect.Map, f mapFlag) (string, error) {
 	switch {
 	case m == nil:
 		return "", nil

@@ -13,9 +13,9 @@ import (
 
 	vmetrics "github.com/VictoriaMetrics/metrics"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
 // metrics are what serve --metrics shows, in Prometheus' text format.
@@ -30,7 +30,7 @@ const otherCommand = "other"
 func newMetrics() *metrics {
 	vmetrics.ExposeMetadata(true)
 	set := vmetrics.NewSet()
-	set.NewGauge(fmt.Sprintf("ramjet_build_info{version=%q}", snapshot.VersionString()), nil).Set(1)
+	set.NewGauge(fmt.Sprintf("ramjet_build_info{version=%q}", image.VersionString()), nil).Set(1)
 	return &metrics{set, set.NewPrometheusHistogramExt("ramjet_command_seconds", vmetrics.ExponentialBuckets(1e-5, 10, 7))}
 }
 

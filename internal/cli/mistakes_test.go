@@ -20,7 +20,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -192,7 +192,7 @@ func ownImage(path string) error {
 		return err
 	}
 	defer image.Close()
-	s := &migration.Save{Layout: layout, Memory: []guestmem.Memory{m}, Image: directio.Path(path)}
+	s := &transfer.Save{Layout: layout, Memory: []guestmem.Memory{m}, Image: directio.Path(path)}
 	if err := errors.Join(image.Truncate(layout.RAMEnd), s.Run(context.Background()), layout.WriteHeaders(image)); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 // A picture of a map has rows of pictureWidth cells, each a square of cellSize, and for each block a line above it, in
@@ -33,7 +33,7 @@ var (
 )
 
 // cellColour mixes the colours of what is in a cell.
-func cellColour(c snapshot.Cell) color.RGBA {
+func cellColour(c inspect.Cell) color.RGBA {
 	total := max(c.Data+c.Zero+c.Absent+c.Changed, 1)
 	mix := func(f func(color.RGBA) uint8) uint8 {
 		sum := c.Data*int64(f(dataColour)) + c.Changed*int64(f(changedColour)) + c.Zero*int64(f(zeroColour)) + c.Absent*int64(f(absentColour))
@@ -46,7 +46,7 @@ func cellColour(c snapshot.Cell) color.RGBA {
 }
 
 // writePicture draws a map into a file, SVG or PNG by its name. An existing file is replaced when the new one is whole.
-func writePicture(path string, m *snapshot.Map) error {
+func writePicture(path string, m *inspect.Map) error {
 	var b bytes.Buffer
 	if strings.EqualFold(filepath.Ext(path), ".svg") {
 		drawSVG(&b, m)
@@ -72,10 +72,10 @@ func writePicture(path string, m *snapshot.Map) error {
 }
 
 // rows is how many rows a block takes.
-func rows(b snapshot.MapBlock) int { return (len(b.Cells) + pictureWidth - 1) / pictureWidth }
+func rows(b inspect.MapBlock) int { return (len(b.Cells) + pictureWidth - 1) / pictureWidth }
 
 // height is that of the picture of a map, in pixels.
-func height(m *snapshot.Map) int {
+func height(m *inspect.Map) int {
 	h := 0
 	for _, b := range m.Blocks {
 		h += blockHead + rows(b)*cellSize
@@ -83,7 +83,7 @@ func height(m *snapshot.Map) int {
 	return h
 }
 
-func drawPNG(m *snapshot.Map) image.Image {
+func drawPNG(m *inspect.Map) image.Image {
 	p := image.NewRGBA(image.Rect(0, 0, pictureWidth*cellSize, height(m)))
 	draw.Draw(p, p.Bounds(), image.NewUniform(color.White), image.Point{}, draw.Src)
 	y := 0
@@ -99,7 +99,7 @@ func drawPNG(m *snapshot.Map) image.Image {
 }
 
 // drawSVG draws runs of equal cells as one rectangle.
-func drawSVG(s *bytes.Buffer, m *snapshot.Map) {
+func drawSVG(s *bytes.Buffer, m *inspect.Map) {
 	const foot = blockHead
 	fmt.Fprintf(s, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="%d">`+"\n",
 		pictureWidth*cellSize, height(m)+foot, 2*cellSize)

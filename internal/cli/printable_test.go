@@ -12,8 +12,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ramjet-vm/ramjet/inspect"
 	"github.com/ramjet-vm/ramjet/seal"
-	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
 // evils are texts that a stranger may put into an image, or a guest into what QEMU says. (Issue 15, point 16.)
@@ -56,10 +56,10 @@ func TestPrintedResults(t *testing.T) {
 			e = strings.ToValidUTF8(e, "\u009b") // JSON, which results go through, has no others
 		}
 		m := &seal.Metadata{CommandLine: []string{"-name", e}, Cwd: e, Executable: e, RamjetVersion: e, QEMUVersion: e}
-		b := snapshot.InspectBlock{Name: e}
-		r := &snapshot.InspectResult{
+		b := inspect.Block{Name: e}
+		r := &inspect.Result{
 			Format: e, Machine: e, QEMUVersion: e, ID: e, Sealed: true, RunState: e, Seal: m, Base: &seal.Base{Path: e}, Incomplete: errors.New(e),
-			Blocks: []snapshot.InspectBlock{b, {Name: e, Ignored: true}}, Devices: []snapshot.Device{{Name: e, Fields: []snapshot.DeviceField{{Path: e, Type: e, Value: e}}}},
+			Blocks: []inspect.Block{b, {Name: e, Ignored: true}}, Devices: []inspect.Device{{Name: e, Fields: []inspect.DeviceField{{Path: e, Type: e, Value: e}}}},
 		}
 		a := &app{out: new(bytes.Buffer), err: new(bytes.Buffer), verbose: 1}
 		clean := inspected("image", r)
@@ -84,14 +84,14 @@ func TestPrintedResults(t *testing.T) {
 }
 
 // innocent is r with plain texts.
-func innocent(r *snapshot.InspectResult) *snapshot.InspectResult {
+func innocent(r *inspect.Result) *inspect.Result {
 	c := *r
 	c.Format, c.Machine, c.RunState = "f", "m", "s"
 	c.Seal = &seal.Metadata{CommandLine: []string{"a"}}
 	c.Base = &seal.Base{Path: "b"}
 	c.Incomplete = errors.New("i")
-	c.Blocks = []snapshot.InspectBlock{{Name: "a"}, {Name: "b", Ignored: true}}
-	c.Devices = []snapshot.Device{{Name: "d", Fields: []snapshot.DeviceField{{Path: "p"}}}}
+	c.Blocks = []inspect.Block{{Name: "a"}, {Name: "b", Ignored: true}}
+	c.Devices = []inspect.Device{{Name: "d", Fields: []inspect.DeviceField{{Path: "p"}}}}
 	return &c
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
 )
 
 // progressMode is how progress is shown.
@@ -37,12 +37,12 @@ func (p *progressMode) Set(s string) error {
 
 // show makes a Progress and shows it while work is under way, if it is to be shown at all. The returned
 // function ends that.
-func (a *app) show(p **snapshot.Progress) (done func()) {
+func (a *app) show(p **image.Progress) (done func()) {
 	draw := a.drawer()
 	if draw == nil {
 		return func() {}
 	}
-	*p = &snapshot.Progress{}
+	*p = &image.Progress{}
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -61,7 +61,7 @@ func (a *app) show(p **snapshot.Progress) (done func()) {
 	return func() { close(stop); <-ended }
 }
 
-func (a *app) drawer() func(p *snapshot.Progress, last bool) {
+func (a *app) drawer() func(p *image.Progress, last bool) {
 	switch {
 	case a.progress == "json":
 		return a.drawJSON
@@ -80,14 +80,14 @@ func isTerminal(w any) bool {
 	return err == nil
 }
 
-func phase(p *snapshot.Progress) string {
+func phase(p *image.Progress) string {
 	if s := p.Phase.Load(); s != nil {
 		return *s
 	}
 	return ""
 }
 
-func (a *app) drawJSON(p *snapshot.Progress, _ bool) {
+func (a *app) drawJSON(p *image.Progress, _ bool) {
 	b, err := json.Marshal(map[string]any{
 		"phase": phase(p), "done": p.Done.Load(), "total": p.Total.Load(), "bytes": p.Bytes.Load(),
 		"seconds": time.Since(began).Seconds(),
@@ -98,11 +98,11 @@ func (a *app) drawJSON(p *snapshot.Progress, _ bool) {
 }
 
 // drawBar draws a bar that is gone when the work is done: the result is what stays.
-func (a *app) drawBar() func(*snapshot.Progress, bool) {
+func (a *app) drawBar() func(*image.Progress, bool) {
 	bar := progressbar.NewOptions64(-1,
 		progressbar.OptionSetWriter(a.err), progressbar.OptionShowBytes(true), progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(0), progressbar.OptionClearOnFinish(), progressbar.OptionSetPredictTime(true))
-	return func(p *snapshot.Progress, last bool) {
+	return func(p *image.Progress, last bool) {
 		if last {
 			bar.Finish()
 			bar.Clear()

@@ -11,14 +11,15 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/restore"
 )
 
 // errScrubDetached refuses two flags that do not go together.
 var errScrubDetached = errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")
 
 func (a *app) restore() *cobra.Command {
-	o := snapshot.RestoreOptions{Mode: snapshot.Instant, Prefetch: snapshot.PrefetchOn, Began: began}
+	o := restore.Options{Mode: restore.Instant, Prefetch: restore.PrefetchOn, Began: began}
 	printCommand := false
 	c := &cobra.Command{
 		Use:   "restore [flags] IMAGE [-- QEMU ARGS...]",
@@ -58,13 +59,13 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 				return a.printCommand(o)
 			}
 			done := a.show(&o.Progress)
-			vm, err := snapshot.Restore(c.Context(), o)
+			vm, err := restore.Restore(c.Context(), o)
 			done()
 			if err != nil {
 				return err
 			}
 			if o.Detach {
-				return a.print(vm.RestoreResult, restored(vm.RestoreResult))
+				return a.print(vm.Result, restored(vm.Result))
 			}
 			if o.Scrub {
 				go a.scrub(c.Context(), vm)
@@ -92,10 +93,10 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 }
 
 // stay is the foreground: the VM has our terminal and gets the signals that we get.
-func (a *app) stay(ctx context.Context, vm *snapshot.VM) error {
-	a.log(strings.TrimSpace(restored(vm.RestoreResult)))
+func (a *app) stay(ctx context.Context, vm *restore.VM) error {
+	a.log(strings.TrimSpace(restored(vm.Result)))
 	if a.json {
-		if err := a.print(vm.RestoreResult, ""); err != nil {
+		if err := a.print(vm.Result, ""); err != nil {
 			a.log(err.Error()) // the VM runs, and that is what was asked for
 		}
 	}
@@ -125,7 +126,7 @@ func ended(ctx context.Context, status int) error {
 
 // scrubbed is a VM, or VMs, whose image can be checked while they run.
 type scrubbed interface {
-	Scrub(context.Context) (*snapshot.VerifyResult, error)
+	Scrub(context.Context) (*image.VerifyResult, error)
 }
 
 // scrub says what it finds on standard error, whatever it is: that was asked for.
@@ -141,17 +142,17 @@ func (a *app) scrub(ctx context.Context, vm scrubbed) {
 	}
 }
 
-func (a *app) printCommand(o snapshot.RestoreOptions) error {
-	words, err := snapshot.PrintCommand(o)
+func (a *app) printCommand(o restore.Options) error {
+	words, err := restore.PrintCommand(o)
 	if err != nil {
 		return err
 	}
 	return a.print(map[string]any{"command": words}, shellQuote(words)+"\n")
 }
 
-func restored(r snapshot.RestoreResult) string {
+func restored(r restore.Result) string {
 	resident := ""
-	if r.Mode == snapshot.Instant && r.ResidentSeconds > 0 {
+	if r.Mode == restore.Instant && r.ResidentSeconds > 0 {
 		resident = fmt.Sprintf(", all of its memory resident after %s", seconds(r.ResidentSeconds))
 	}
 	state := "running"

@@ -12,15 +12,15 @@ import (
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // qmpVariable names the environment variable that --qmp of save is taken from where neither --qmp nor --pid is given.
 const qmpVariable = "RAMJET_QMP"
 
 func (a *app) save() *cobra.Command {
-	o := snapshot.SaveOptions{Engine: snapshot.EngineAuto, Then: snapshot.ThenResume, Began: began}
+	o := save.Options{Engine: save.EngineAuto, Then: save.ThenResume, Began: began}
 	noSandbox := false
 	c := &cobra.Command{
 		Use:   "save [flags] IMAGE",
@@ -49,7 +49,7 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 			if o.Socket == "" && o.PID == 0 {
 				return usageError{errors.New("which VM? Give its QMP socket with --qmp or in RAMJET_QMP, or its process with --pid")}
 			}
-			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+			if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
 			if o.MaxPause < 0 {
@@ -58,7 +58,7 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 			o.Image, o.Log, o.Confine = args[0], a.log, !noSandbox
 			done := a.show(&o.Progress)
 			a.guarded.Store(true)
-			r, err := snapshot.Save(c.Context(), o)
+			r, err := save.Save(c.Context(), o)
 			done()
 			if err != nil {
 				return err
@@ -88,7 +88,7 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 }
 
 // saved says a result to a person.
-func saved(r *snapshot.SaveResult) string {
+func saved(r *save.Result) string {
 	base := ""
 	if r.Base != nil {
 		base = fmt.Sprintf(" (with %s)", *r.Base)
@@ -110,7 +110,7 @@ func saved(r *snapshot.SaveResult) string {
 }
 
 // spent says where the time went.
-func spent(r *snapshot.SaveResult) string {
+func spent(r *save.Result) string {
 	t := r.Times
 	return fmt.Sprintf("time: attach %s, device state %s, memory %s (scan %s, write %s), completing %s, sync %s, publish %s",
 		seconds(t.Attach), seconds(t.DeviceState), seconds(t.Memory), seconds(t.Scan), seconds(t.Write),

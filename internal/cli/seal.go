@@ -7,12 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 func (a *app) seal() *cobra.Command {
-	var o snapshot.SealOptions
+	var o inspect.SealOptions
 	c := &cobra.Command{
 		Use:   "seal [flags] IMAGE...",
 		Short: "Add a seal to images made by QEMU or libvirt",
@@ -25,13 +25,13 @@ interrupted, seal the image again. ramjet save seals its images itself.`,
   virsh save vm1 vm1.img --image-format sparse && ramjet seal vm1.img`,
 		Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+			if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
 			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
 				o.Image, o.Log = image, a.log
 				done := a.show(&o.Progress)
-				r, err := snapshot.Seal(c.Context(), o)
+				r, err := inspect.Seal(c.Context(), o)
 				done()
 				if err != nil {
 					return nil, "", err

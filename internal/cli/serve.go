@@ -19,10 +19,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/proxy"
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
 // serveFlags are the flags of serve.
@@ -118,7 +118,7 @@ func (a *app) runServe(ctx context.Context, o serveFlags) (err error) {
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	server := &qmp.Server{Greeting: monitor.Greeting(snapshot.VersionString())}
+	server := &qmp.Server{Greeting: monitor.Greeting(image.VersionString())}
 	b, err := o.backend(ctx, server, end, a.migrated())
 	if err != nil {
 		return err

@@ -7,12 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/migration"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 func (a *app) verify() *cobra.Command {
-	var o snapshot.VerifyOptions
+	var o image.VerifyOptions
 	c := &cobra.Command{
 		Use:   "verify [flags] IMAGE...",
 		Short: "Check every page of images",
@@ -30,13 +30,13 @@ Of several images each is checked, whatever is wrong with the others; with --jso
 		Args: oneOrMore,
 		RunE: func(c *cobra.Command, args []string) error {
 			lean()
-			if err := (migration.Params{Channels: o.Channels}).Validate(); err != nil {
+			if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 				return usageError{err}
 			}
-			return a.eachImage(c.Context(), args, func(image string) (any, string, error) {
-				o.Image, o.Log = image, a.log
+			return a.eachImage(c.Context(), args, func(img string) (any, string, error) {
+				o.Image, o.Log = img, a.log
 				done := a.show(&o.Progress)
-				r, err := snapshot.Verify(c.Context(), o)
+				r, err := image.Verify(c.Context(), o)
 				done()
 				if r == nil {
 					return nil, "", err
@@ -57,7 +57,7 @@ Of several images each is checked, whatever is wrong with the others; with --jso
 const shownBadPages = 20
 
 // verified says a result to a person: nothing of what the error says.
-func verified(r *snapshot.VerifyResult) string {
+func verified(r *image.VerifyResult) string {
 	var s strings.Builder
 	if r.OK {
 		sayf(&s, "%s is whole: %d pages (%s), headers, bitmaps and device state are as they were sealed (%s/s, %s I/O, %d channels)\n",

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
 )
 
 // build is what `ramjet version --json` prints. What is not known is empty.
@@ -40,7 +40,7 @@ func (a *app) printVersion() error {
 
 func buildInfo() build {
 	b := build{
-		Version: snapshot.VersionString(), Commit: snapshot.Commit, CommitTime: snapshot.CommitTime,
+		Version: image.VersionString(), Commit: image.Commit, CommitTime: image.CommitTime,
 		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 	}
 	info, ok := debug.ReadBuildInfo()

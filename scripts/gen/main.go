@@ -18,8 +18,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/internal/cli"
-	"github.com/ramjet-vm/ramjet/snapshot"
 )
 
 func main() {
@@ -50,7 +50,7 @@ func manPages(root *cobra.Command, dir string) error {
 	root.DisableAutoGenTag = true
 	return doc.GenManTreeFromOpts(root, doc.GenManTreeOptions{
 		Header: &doc.GenManHeader{
-			Section: "1", Date: date(), Source: "Ramjet " + snapshot.VersionString(), Manual: "Ramjet",
+			Section: "1", Date: date(), Source: "Ramjet " + image.VersionString(), Manual: "Ramjet",
 		},
 		Path: dir, CommandSeparator: "-",
 	})

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 )
 
 // idle is how long clones have run when their memory is looked at.
@@ -42,7 +42,7 @@ func clone(n int, after time.Duration) measure {
 			return s, err
 		}
 		defer memory.Close()
-		var r snapshot.CloneResult
+		var r restore.CloneResult
 		args := []string{"clone", "--detach", "-n", fmt.Sprint(n), o.image, "--", o.v.Program}
 		s, err = b.ramjet(ctx, &r, append(args, o.v.ArgsIn(filepath.Join(dir, "{n}"))...)...)
 		defer func() {
@@ -65,7 +65,7 @@ func clone(n int, after time.Duration) measure {
 }
 
 // medianPss is the proportional set size of one of the processes, the middle one (proc_pid_smaps(5)).
-func medianPss(vms []snapshot.ClonedVM) int64 {
+func medianPss(vms []restore.ClonedVM) int64 {
 	var all []int64
 	for _, c := range vms {
 		all = append(all, procKiB(fmt.Sprintf("/proc/%d/smaps_rollup", c.PID), "Pss")<<10)

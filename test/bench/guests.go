@@ -11,7 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -139,7 +140,7 @@ func (b *bench) origin(ctx context.Context, size string) (*origin, error) {
 	}
 	defer v.Kill()
 	o := &origin{v: v, image: filepath.Join(b.dir, "origin-"+size)}
-	var r snapshot.SaveResult
+	var r save.Result
 	if _, err := b.ramjet(ctx, &r, "save", "--qmp", v.QMP, o.image); err != nil {
 		return nil, err
 	}
@@ -169,7 +170,7 @@ func (b *bench) grown(ctx context.Context, o *origin, stride int) (v *vm.VM, end
 	if err := warm(o.image); err != nil {
 		return nil, nil, err
 	}
-	var r snapshot.RestoreResult
+	var r restore.Result
 	args := append([]string{"restore", "--detach", "--prefetch", "off", o.image, "--", o.v.Program}, o.v.ArgsIn(dir)...)
 	if _, err := b.ramjet(ctx, &r, args...); err != nil {
 		return nil, nil, err

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/test/reservoir"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -51,8 +51,8 @@ func (b *bench) beforeLoad(bytes int64) (*reservoir.Reservoir, error) {
 	return reservoir.Fill(2 * bytes)
 }
 
-// restore measures a restore. The VM is killed when it runs.
-func restore(backend vm.Backend, inCache bool, flags ...string) measure {
+// restoreVM measures a restore. The VM is killed when it runs.
+func restoreVM(backend vm.Backend, inCache bool, flags ...string) measure {
 	return func(ctx context.Context, b *bench) (Sample, error) {
 		l, err := b.load(ctx, backend, inCache)
 		if err != nil {
@@ -79,7 +79,7 @@ func (b *bench) restoreOnce(ctx context.Context, l *load, flags ...string) (Samp
 		return Sample{}, err
 	}
 	defer memory.Close()
-	var r snapshot.RestoreResult
+	var r restore.Result
 	args := append(append([]string{"restore", "--detach"}, flags...), l.image, "--", l.v.Program)
 	s, err := b.ramjet(ctx, &r, append(args, l.v.ArgsIn(dir)...)...)
 	if err != nil {
@@ -87,7 +87,7 @@ func (b *bench) restoreOnce(ctx context.Context, l *load, flags ...string) (Samp
 	}
 	defer kill(r.PID)
 	s.Total, s.Load = r.RunningSeconds, r.LoadSeconds
-	if r.Mode == snapshot.Eager || r.ResidentSeconds > 0 {
+	if r.Mode == restore.Eager || r.ResidentSeconds > 0 {
 		s.Total, s.Bytes = max(r.RunningSeconds, r.ResidentSeconds), 1
 	}
 	s.Cache, err = cached(l.image)

@@ -11,7 +11,7 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -36,14 +36,14 @@ func (b *bench) ramjet(ctx context.Context, result any, args ...string) (s Sampl
 }
 
 // ramjetSave saves to b.image.
-func (b *bench) ramjetSave(ctx context.Context, v *vm.VM, flags ...string) (r snapshot.SaveResult, s Sample, err error) {
+func (b *bench) ramjetSave(ctx context.Context, v *vm.VM, flags ...string) (r save.Result, s Sample, err error) {
 	os.Remove(b.image)
 	r, s, err = b.saveTo(ctx, v, b.image, flags...)
 	return r, s, err
 }
 
 // saveTo saves to where nothing is.
-func (b *bench) saveTo(ctx context.Context, v *vm.VM, image string, flags ...string) (r snapshot.SaveResult, s Sample, err error) {
+func (b *bench) saveTo(ctx context.Context, v *vm.VM, image string, flags ...string) (r save.Result, s Sample, err error) {
 	b.settle()
 	s, err = b.ramjet(ctx, &r, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
 	if err != nil {

@@ -58,11 +58,11 @@ func (b *bench) loadRows() []*Row {
 	rows := []*Row{
 		{Name: "disk read", Group: "load", What: "the same amount of bytes, into as much memory, with O_DIRECT by one plain loop", run: diskRead},
 		{Name: "disk read cached", Group: "load", What: "into the same 4 MiB over and over by that loop, which stay in the processor's cache", run: diskReadCached},
-		{Name: "ramjet eager", Group: "load", What: "all memory read before the guest runs, image not cached", run: restore(vm.Anonymous, false, "--mode", "eager")},
-		{Name: "ramjet eager shared", Group: "load", What: "the same into a shared memfd", run: restore(vm.Memfd, false, "--mode", "eager")},
-		{Name: "ramjet instant", Group: "load", What: "until the guest runs, memory mapped from the image, image not cached", run: restore(vm.Anonymous, false)},
-		{Name: "ramjet instant alone", Group: "load", What: "the same with --prefetch=off", run: restore(vm.Anonymous, false, "--prefetch", "off")},
-		{Name: "ramjet resident", Group: "load", What: "the same until all memory is in the page cache, behind the running guest (--prefetch=wait)", run: restore(vm.Anonymous, false, "--prefetch", "wait")},
+		{Name: "ramjet eager", Group: "load", What: "all memory read before the guest runs, image not cached", run: restoreVM(vm.Anonymous, false, "--mode", "eager")},
+		{Name: "ramjet eager shared", Group: "load", What: "the same into a shared memfd", run: restoreVM(vm.Memfd, false, "--mode", "eager")},
+		{Name: "ramjet instant", Group: "load", What: "until the guest runs, memory mapped from the image, image not cached", run: restoreVM(vm.Anonymous, false)},
+		{Name: "ramjet instant alone", Group: "load", What: "the same with --prefetch=off", run: restoreVM(vm.Anonymous, false, "--prefetch", "off")},
+		{Name: "ramjet resident", Group: "load", What: "the same until all memory is in the page cache, behind the running guest (--prefetch=wait)", run: restoreVM(vm.Anonymous, false, "--prefetch", "wait")},
 		{Name: "qemu start", Group: "load", What: "QEMU alone until its monitor greets, nothing loaded: no restore is sooner", run: qemuStart},
 	}
 	for _, n := range b.few(2, 1, 2, 4, 8) {
@@ -77,8 +77,8 @@ func warmRows() []*Row {
 	return []*Row{
 		{Name: "qemu load warm", Group: "warm", What: "QEMU's own load, 4 multifd channels, through the page cache, where the image is", run: qemuLoad(4, false, true)},
 		{Name: "qemu load warm direct", Group: "warm", What: "the same with direct-io, past the page cache", run: qemuLoad(4, true, true)},
-		{Name: "ramjet eager warm", Group: "warm", What: "all memory read before the guest runs, image in the page cache", run: restore(vm.Anonymous, true, "--mode", "eager")},
-		{Name: "ramjet instant warm", Group: "warm", What: "memory mapped from the image, image in the page cache", run: restore(vm.Anonymous, true)},
+		{Name: "ramjet eager warm", Group: "warm", What: "all memory read before the guest runs, image in the page cache", run: restoreVM(vm.Anonymous, true, "--mode", "eager")},
+		{Name: "ramjet instant warm", Group: "warm", What: "memory mapped from the image, image in the page cache", run: restoreVM(vm.Anonymous, true)},
 	}
 }
 

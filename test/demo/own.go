@@ -15,7 +15,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -107,7 +107,7 @@ func (d *demo) saveOwn(ctx context.Context, mem *os.File) (image *os.File, err e
 		return image, err
 	}
 	began := time.Now()
-	s := &migration.Save{Layout: layout, Memory: []guestmem.Memory{m}, Image: directio.Path(d.image), Params: migration.Params{Direct: io.Direct}}
+	s := &transfer.Save{Layout: layout, Memory: []guestmem.Memory{m}, Image: directio.Path(d.image), Params: transfer.Params{Direct: io.Direct}}
 	err = errors.Join(image.Truncate(layout.RAMEnd), s.Run(ctx), layout.WriteHeaders(image))
 	if err == nil {
 		err = layout.WriteBitmap(image, 0, s.Stored[0])
@@ -176,8 +176,8 @@ func (d *demo) loadOwn(ctx context.Context, image *os.File) error {
 	if err != nil {
 		return err
 	}
-	l := &migration.Load{Image: directio.Path(d.image), Params: migration.Params{Direct: io.Direct},
-		Blocks: []migration.LoadBlock{{Block: m.Blocks[0], Stored: stored, Memory: to}}}
+	l := &transfer.Load{Image: directio.Path(d.image), Params: transfer.Params{Direct: io.Direct},
+		Blocks: []transfer.LoadBlock{{Block: m.Blocks[0], Stored: stored, Memory: to}}}
 	if err := l.Run(ctx); err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -16,10 +16,10 @@ func TestAgain(t *testing.T) {
 	v := vm.Run(t, vm.Config{Fill: 60, Backend: vm.Memfd})
 	dir := t.TempDir()
 	first, second := filepath.Join(dir, "first"), filepath.Join(dir, "second")
-	save(t, v, first)
+	saveVM(t, v, first)
 	v.Kill()
 	for _, mode := range []string{"instant", "eager"} {
-		r, _ := restore(t, v, first, "--mode", mode)
+		r, _ := restoreVM(t, v, first, "--mode", mode)
 		if err := r.Touch(500, 3); err != nil {
 			t.Fatal(err)
 		}
@@ -36,10 +36,10 @@ func TestAgain(t *testing.T) {
 				t.Errorf("%s: the restored VM has the migration capability %s on", mode, c.Capability)
 			}
 		}
-		save(t, r, second, "--force")
+		saveVM(t, r, second, "--force")
 		r.Kill()
 		for _, again := range []string{"instant", "eager"} {
-			got := must[snapshot.RestoreResult](t, "restore", "--detach", "--mode", again, second)
+			got := must[restore.Result](t, "restore", "--detach", "--mode", again, second)
 			w := vm.RunAttached(t, r.Serial, r.QMP)
 			if c := whole(t, w); c.Sum != want.Sum {
 				t.Errorf("%s, then %s: memory is %v, was %v", mode, again, c, want)

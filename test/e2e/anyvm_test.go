@@ -19,9 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -82,23 +83,23 @@ func (k kind) test(t *testing.T) {
 	fillBlocks(t, m)
 	m.Close()
 
-	image := filepath.Join(directory(t), "image")
+	img := filepath.Join(directory(t), "image")
 	if k.save != "" {
-		refused(t, 1, []string{k.save}, "save", "--qmp", v.qmp, "--then", "stay", image)
+		refused(t, 1, []string{k.save}, "save", "--qmp", v.qmp, "--then", "stay", img)
 		v.quit(t)
 		return
 	}
-	must[snapshot.SaveResult](t, "save", "--qmp", v.qmp, "--then", "stay", image)
+	must[save.Result](t, "save", "--qmp", v.qmp, "--then", "stay", img)
 	m = dialAny(t, v.qmp)
 	v.blocks = sumBlocks(t, m)
 	m.Close()
 	v.quit(t)
-	must[snapshot.VerifyResult](t, "verify", image)
+	must[image.VerifyResult](t, "verify", img)
 	if k.recorded != "" && !v.elsewhere {
-		refused(t, 1, []string{k.recorded}, "restore", "--detach", image)
+		refused(t, 1, []string{k.recorded}, "restore", "--detach", img)
 	}
-	k.restore(t, v, image, "instant", k.instant)
-	k.restore(t, v, image, "eager", k.eager)
+	k.restore(t, v, img, "instant", k.instant)
+	k.restore(t, v, img, "eager", k.eager)
 }
 
 // arguments are those of QEMU: the kind's own and what they leave out.

@@ -12,7 +12,8 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -49,7 +50,7 @@ func TestArguments(t *testing.T) {
 		t.Skip("QEMU runs in another root directory, so its recorded command line is not one of this machine")
 	}
 	image := filepath.Join(directory(t), "image")
-	must[snapshot.SaveResult](t, "save", "--qmp", v.qmp, "--then", "quit", image)
+	must[save.Result](t, "save", "--qmp", v.qmp, "--then", "quit", image)
 	secret := []string{"--set", "object.s.data=hunter2"}
 	waitForPort(t, port)
 
@@ -72,7 +73,7 @@ func TestArguments(t *testing.T) {
 		}
 		defer (&anyVM{qmp: socket}).quit(t)
 		again := filepath.Join(directory(t), "image")
-		must[snapshot.SaveResult](t, "save", "--qmp", socket, again)
+		must[save.Result](t, "save", "--qmp", socket, again)
 		if o := ramjet(t, "inspect", again); strings.Contains(o.out, "NOBODY") || !strings.Contains(o.out, "hostfwd") {
 			t.Errorf("recorded is %s", o.out)
 		}
@@ -86,7 +87,7 @@ func TestArguments(t *testing.T) {
 		example, _, _ = strings.Cut(example, "'")
 		clone = append(clone, "--set", example)
 		o = refused(t, 1, []string{"serial.log", "--set 'serial=file:" + v.dir + "/{n}-serial.log'"}, clone...)
-		r := must[snapshot.CloneResult](t, append(clone, "--set", "serial=file:"+dir+"/{n}.log")...)
+		r := must[restore.CloneResult](t, append(clone, "--set", "serial=file:"+dir+"/{n}.log")...)
 		for _, c := range r.VMs {
 			defer (&anyVM{qmp: c.QMP}).quit(t)
 			for host := range forwarded(t, c.QMP) {

@@ -15,7 +15,7 @@ import (
 	"github.com/elastic/go-seccomp-bpf"
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -46,7 +46,7 @@ func TestWhichQEMU(t *testing.T) {
 
 	t.Run("socket and process of two", func(t *testing.T) {
 		refused(t, 1, []string{socket, fmt.Sprint("process ", pids[0]), fmt.Sprint("process ", pids[1]), "--pid"}, "save", "--qmp", socket, "--pid", fmt.Sprint(pids[1]), image)
-		must[snapshot.SaveResult](t, "save", "--qmp", socket, "--pid", fmt.Sprint(pids[0]), "--force", image)
+		must[save.Result](t, "save", "--qmp", socket, "--pid", fmt.Sprint(pids[0]), "--force", image)
 	})
 	t.Run("no descriptor free", func(t *testing.T) {
 		var old unix.Rlimit
@@ -60,7 +60,7 @@ func TestWhichQEMU(t *testing.T) {
 			}
 			do(t, unix.Prlimit(pids[0], unix.RLIMIT_NOFILE, &old, nil))
 		}
-		must[snapshot.SaveResult](t, "save", "--qmp", socket, "--force", image)
+		must[save.Result](t, "save", "--qmp", socket, "--force", image)
 	})
 	t.Run("in another mount namespace", func(t *testing.T) {
 		if out, err := exec.Command("unshare", "--mount", "mount", "--make-rprivate", "/").CombinedOutput(); err != nil {
@@ -71,7 +71,7 @@ func TestWhichQEMU(t *testing.T) {
 		process(t, "", c)
 		pid := c.Process.Pid
 		appears(t, fmt.Sprintf("/proc/%d/root%s/qmp", pid, dir))
-		must[snapshot.SaveResult](t, "save", "--pid", fmt.Sprint(pid), "--force", image)
+		must[save.Result](t, "save", "--pid", fmt.Sprint(pid), "--force", image)
 	})
 	t.Run("no ptrace", func(t *testing.T) {
 		self, err := os.Executable()

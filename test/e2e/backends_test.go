@@ -10,7 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -23,7 +24,7 @@ func TestNVDIMM(t *testing.T) {
 	args := []string{"-machine", "pc,nvdimm=on", "-m", "16M,slots=2,maxmem=1G",
 		"-object", "memory-backend-file,id=nvm,size=4M,share=on,mem-path=" + file, "-device", "nvdimm,id=nv0,memdev=nvm"}
 	pid := bareQEMU(t, dir, args...)
-	must[snapshot.SaveResult](t, "save", "--qmp", filepath.Join(dir, "qmp"), image)
+	must[save.Result](t, "save", "--qmp", filepath.Join(dir, "qmp"), image)
 	restoring := func(mode string) []string {
 		return append([]string{"restore", "--detach", "--json", "--mode", mode, image, "--", vm.Program()}, bareArgs(other, args...)...)
 	}
@@ -34,7 +35,7 @@ func TestNVDIMM(t *testing.T) {
 	refused(t, 1, []string{"nvm", "nvdimm nv0", "--mode=eager"}, restoring("instant")...)
 	do(t, os.WriteFile(file, make([]byte, 4<<20), 0o600))
 	o := ramjet(t, restoring("eager")...)
-	var r snapshot.RestoreResult
+	var r restore.Result
 	if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 		t.Fatalf("status %d, says %q", o.status, o.err)
 	}

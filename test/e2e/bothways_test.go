@@ -12,10 +12,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -89,7 +89,7 @@ func stale(t *testing.T, v *vm.VM) {
 	do(t, v.Cont())
 	before := look(t, v, false)
 	do(t, v.Stop())
-	save(t, v, ramjets)
+	saveVM(t, v, ramjets)
 	migrate(t, v, qemus, ways{})
 	do(t, v.Cont())
 	n := int64(0)
@@ -101,7 +101,7 @@ func stale(t *testing.T, v *vm.VM) {
 		}
 	}
 	must[struct{}](t, "seal", qemus)
-	if r := must[snapshot.VerifyResult](t, "verify", qemus); r.PagesStale != n {
+	if r := must[image.VerifyResult](t, "verify", qemus); r.PagesStale != n {
 		t.Errorf("%d pages are stale, want %d", r.PagesStale, n)
 	}
 	dir, _ = bring(t, v, false, qemus)

@@ -13,12 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
 // clones runs ramjet clone with v's arguments, each clone's sockets in a directory of its own.
-func clones(t *testing.T, v *vm.VM, n int, image string, flags ...string) (outcome, snapshot.CloneResult, string) {
+func clones(t *testing.T, v *vm.VM, n int, image string, flags ...string) (outcome, restore.CloneResult, string) {
 	t.Helper()
 	dir := t.TempDir()
 	for i := range n {
@@ -27,7 +27,7 @@ func clones(t *testing.T, v *vm.VM, n int, image string, flags ...string) (outco
 	args := append([]string{"clone", "--detach", "--json", "-n", fmt.Sprint(n), image}, flags...)
 	args = append(append(args, "--", v.Program), v.ArgsIn(filepath.Join(dir, "{n}"))...)
 	o := ramjet(t, args...)
-	var r snapshot.CloneResult
+	var r restore.CloneResult
 	if o.out != "" {
 		if err := json.Unmarshal([]byte(o.out), &r); err != nil {
 			t.Fatalf("result %q: %v", o.out, err)
@@ -50,7 +50,7 @@ func TestClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := whole(t, v)
-	save(t, v, image)
+	saveVM(t, v, image)
 
 	o, _, _ := clones(t, v, 2, image)
 	if o.status != 1 || !strings.Contains(o.err, v.Args[disks(v)]) || !strings.Contains(o.err, "--overlay") {
@@ -82,7 +82,7 @@ func TestClone(t *testing.T) {
 	if err := os.Link(image, held); err != nil {
 		t.Fatal(err)
 	}
-	save(t, all[2], image, "--force")
+	saveVM(t, all[2], image, "--force")
 	for i, c := range all {
 		if err := c.Touch(1000*(i+1), 1); err != nil {
 			t.Fatal(err)
@@ -92,12 +92,12 @@ func TestClone(t *testing.T) {
 		}
 	}
 	changed := whole(t, all[0])
-	save(t, all[0], diff+"-held", "--base", held)
+	saveVM(t, all[0], diff+"-held", "--base", held)
 	// What is recorded of a clone names its own disk.
 	if o := ramjet(t, "inspect", diff+"-held"); !strings.Contains(o.out, r.VMs[0].Overlays[0]) {
 		t.Errorf("%s is not in the command line that a clone's save records:\n%s", r.VMs[0].Overlays[0], o.out)
 	}
-	save(t, all[0], diff+"-other", "--base", image) // has its name, but is not what the VM is mapped from
+	saveVM(t, all[0], diff+"-other", "--base", image) // has its name, but is not what the VM is mapped from
 	os.Remove(held)
 	sums := map[uint64]bool{}
 	for i, c := range all {
@@ -112,7 +112,7 @@ func TestClone(t *testing.T) {
 	for _, c := range all {
 		c.Kill()
 	}
-	v2, _ := restore(t, v, diff+"-other")
+	v2, _ := restoreVM(t, v, diff+"-other")
 	if got := whole(t, v2); got.Sum != changed.Sum {
 		t.Errorf("from the diff: memory is %v, was %v", got, changed)
 	}
@@ -139,7 +139,7 @@ func TestClone(t *testing.T) {
 func TestCloneForeground(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 1})
 	image, sockets, dir := filepath.Join(t.TempDir(), "image"), t.TempDir(), t.TempDir()
-	save(t, v, image)
+	saveVM(t, v, image)
 	for i := range 2 {
 		do(t, os.Mkdir(filepath.Join(dir, fmt.Sprint(i)), 0o755))
 	}
@@ -182,7 +182,7 @@ func disks(v *vm.VM) int {
 func TestCloneFailure(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 1})
 	image := filepath.Join(t.TempDir(), "image")
-	save(t, v, image)
+	saveVM(t, v, image)
 	sockets := t.TempDir()
 	if err := os.WriteFile(filepath.Join(sockets, "1.sock"), nil, 0o600); err != nil {
 		t.Fatal(err)

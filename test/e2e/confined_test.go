@@ -34,7 +34,7 @@ func TestConfined(t *testing.T) {
 			t.Run(fmt.Sprint(backend, c.flags), func(t *testing.T) { c.save(t, v, image) })
 		}
 		do(t, v.Kill())
-		g, _ := restore(t, v, image)
+		g, _ := restoreVM(t, v, image)
 		if after := whole(t, g); after.Sum != before.Sum {
 			t.Errorf("memory is %v, was %v", after, before)
 		}

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/inspect"
 	"github.com/ramjet-vm/ramjet/test/vm"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -71,13 +71,13 @@ func TestDeviceState(t *testing.T) {
 	}
 }
 
-func inspectState(t *testing.T, image string) snapshot.InspectResult {
+func inspectState(t *testing.T, image string) inspect.Result {
 	t.Helper()
-	return must[snapshot.InspectResult](t, "inspect", "--device-state", image)
+	return must[inspect.Result](t, "inspect", "--device-state", image)
 }
 
 // compareSections: an image of Ramjet's own, which has no description, has the same sections as QEMU's.
-func compareSections(t *testing.T, a, b []snapshot.Device) {
+func compareSections(t *testing.T, a, b []inspect.Device) {
 	t.Helper()
 	if len(a) != len(b) {
 		t.Fatalf("%d sections, QEMU's image has %d", len(a), len(b))
@@ -107,7 +107,7 @@ func withoutMemory(t *testing.T, image string) string {
 type leaf struct{ path, value string }
 
 // ours are the leaves as Ramjet says them, the elements of arrays one by one.
-func ours(r snapshot.InspectResult) []leaf {
+func ours(r inspect.Result) []leaf {
 	var all []leaf
 	for _, d := range r.Devices {
 		if len(d.Fields) == 0 {

@@ -12,7 +12,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -41,10 +43,10 @@ func TestDiff(t *testing.T) {
 			dir := t.TempDir()
 			base, bySum := filepath.Join(dir, "base"), filepath.Join(dir, "by-sum")
 			whole(t, v)
-			full := save(t, v, base)
+			full := saveVM(t, v, base)
 			work(t, v)
 			before := whole(t, v)
-			small(t, save(t, v, bySum, "--base", base), full)
+			small(t, saveVM(t, v, bySum, "--base", base), full)
 			v.Kill()
 
 			s := byStock(t, v, bySum)
@@ -53,7 +55,7 @@ func TestDiff(t *testing.T) {
 			}
 			s.Kill()
 			for _, mode := range []string{"instant", "eager"} {
-				r, _ := restore(t, v, bySum, "--mode", mode)
+				r, _ := restoreVM(t, v, bySum, "--mode", mode)
 				if got := whole(t, r); got.Sum != before.Sum {
 					t.Errorf("%s: memory is %v, was %v", mode, got, before)
 				}
@@ -61,13 +63,13 @@ func TestDiff(t *testing.T) {
 				again := filepath.Join(dir, "again-"+mode)
 				work(t, r)
 				changed := whole(t, r)
-				diff := save(t, r, again, "--base", bySum)
+				diff := saveVM(t, r, again, "--base", bySum)
 				if small(t, diff, full); *diff.Base != base {
 					t.Errorf("the diff of a diff builds on %s", *diff.Base)
 				}
 				r.Kill()
-				must[snapshot.VerifyResult](t, "verify", again)
-				r2, _ := restore(t, v, again)
+				must[image.VerifyResult](t, "verify", again)
+				r2, _ := restoreVM(t, v, again)
 				if got := whole(t, r2); got.Sum != changed.Sum {
 					t.Errorf("%s: memory is %v, was %v", mode, got, changed)
 				}
@@ -84,7 +86,7 @@ func TestDiffChain(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 24, Nodes: 2, Backend: vm.MemfdPrivate, Seed: 4})
 	dir := directory(t)
 	base := filepath.Join(dir, "base")
-	save(t, v, base)
+	saveVM(t, v, base)
 	life := v
 	for n := range 5 {
 		for range 6 {
@@ -106,9 +108,9 @@ func TestDiffChain(t *testing.T) {
 		if r.IntN(2) == 0 {
 			flags = append(flags, "--live")
 		}
-		save(t, life, diff, flags...)
+		saveVM(t, life, diff, flags...)
 		life.Kill()
-		life, _ = restore(t, v, diff, "--mode", []string{"instant", "eager"}[r.IntN(2)])
+		life, _ = restoreVM(t, v, diff, "--mode", []string{"instant", "eager"}[r.IntN(2)])
 		if got := whole(t, life); got.Sum != before.Sum {
 			t.Fatalf("life %d: memory is %v, was %v", n, got, before)
 		}
@@ -129,33 +131,33 @@ func TestDiffOnQEMUsImage(t *testing.T) {
 		}
 		zeroing <- err
 	}()
-	save(t, v, at("base"), "--engine", "qemu", "--live", "--max-bandwidth", "60M")
+	saveVM(t, v, at("base"), "--engine", "qemu", "--live", "--max-bandwidth", "60M")
 	do(t, <-zeroing)
 	do(t, v.Dirty(0))
 	before := whole(t, v)
-	save(t, v, at("by-sum"), "--base", at("base"))
+	saveVM(t, v, at("by-sum"), "--base", at("base"))
 	v.Kill()
-	r, _ := restore(t, v, at("by-sum"))
+	r, _ := restoreVM(t, v, at("by-sum"))
 	if got := whole(t, r); got.Sum != before.Sum {
 		t.Errorf("by sum: memory is %v, was %v", got, before)
 	}
 	r.Kill()
-	r, _ = restore(t, v, at("base"))
+	r, _ = restoreVM(t, v, at("base"))
 	do(t, r.Dirty(0))
 	do(t, r.Touch(700, 5))
 	do(t, r.Zero(3000, 400))
 	before = whole(t, r)
-	save(t, r, at("mapped"), "--base", at("base"))
+	saveVM(t, r, at("mapped"), "--base", at("base"))
 	r.Kill()
 	for _, mode := range []string{"instant", "eager"} {
-		r, _ := restore(t, v, at("mapped"), "--mode", mode)
+		r, _ := restoreVM(t, v, at("mapped"), "--mode", mode)
 		if got := whole(t, r); got.Sum != before.Sum {
 			t.Errorf("mapped, %s: memory is %v, was %v", mode, got, before)
 		}
 		r.Kill()
 	}
-	must[snapshot.ExportResult](t, "export", "--format", "flat", at("mapped"), at("flat"))
-	r, _ = restore(t, v, at("flat"))
+	must[export.Result](t, "export", "--format", "flat", at("mapped"), at("flat"))
+	r, _ = restoreVM(t, v, at("flat"))
 	if got := whole(t, r); got.Sum != before.Sum {
 		t.Errorf("flat: memory is %v, was %v", got, before)
 	}
@@ -181,7 +183,7 @@ func byStock(t *testing.T, v *vm.VM, diff string) *vm.VM {
 }
 
 // small checks that a diff is one.
-func small(t *testing.T, diff, full *snapshot.SaveResult) {
+func small(t *testing.T, diff, full *save.Result) {
 	t.Helper()
 	t.Logf("diff: %d pages and %d zero ones of %d, pause %.3f s", diff.PagesStored, diff.PagesZero, full.PagesStored, diff.PauseSeconds)
 	if diff.PagesStored < 500 || diff.PagesStored > full.PagesStored/3 || diff.PagesZero < 300 {
@@ -197,9 +199,9 @@ func TestDiffRefusals(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "128M", Fill: 8})
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	save(t, v, at("base"))
-	save(t, v, at("other"))
-	save(t, v, at("diff"), "--base", at("base"))
+	saveVM(t, v, at("base"))
+	saveVM(t, v, at("other"))
+	saveVM(t, v, at("diff"), "--base", at("base"))
 	qemu := append([]string{"--", v.Program}, v.ArgsIn(t.TempDir())...)
 	restore := func(args ...string) []string {
 		return append(append([]string{"restore", "--detach"}, args...), qemu...)

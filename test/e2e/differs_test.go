@@ -13,8 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/seal"
-	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -34,7 +35,7 @@ func qcow2(t *testing.T, path, base string) string {
 // differs saves a machine, and looks for words in what its command line does not say.
 func differs(t *testing.T, f firmware, image string, want ...string) {
 	t.Helper()
-	r := must[snapshot.SaveResult](t, "save", "--force", "--qmp", f.socket, image)
+	r := must[save.Result](t, "save", "--force", "--qmp", f.socket, image)
 	if len(r.Differs) != len(want) {
 		t.Errorf("%q differ, want %q", r.Differs, want)
 		return
@@ -132,13 +133,13 @@ func TestOtherDisk(t *testing.T) {
 	do(t, os.WriteFile(disk, make([]byte, 2<<20), 0o600))
 	f := startFirmware(t, dir, os.Geteuid(), nil, "-S", "-drive", "if=none,id=d0,format=raw,file="+disk, "-device", "virtio-blk-pci,drive=d0")
 	image := filepath.Join(dir, "image")
-	if r := must[snapshot.SaveResult](t, "save", "--then=quit", "--qmp", f.socket, image); len(r.Differs) > 0 {
+	if r := must[save.Result](t, "save", "--then=quit", "--qmp", f.socket, image); len(r.Differs) > 0 {
 		t.Errorf("%q", r.Differs)
 	}
 	restored := func(t *testing.T, says string) {
 		t.Helper()
 		o := ramjet(t, "restore", "--detach", "--json", image)
-		var r snapshot.RestoreResult
+		var r restore.Result
 		if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 			t.Fatalf("%+v", o)
 		}

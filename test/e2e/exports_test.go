@@ -16,14 +16,15 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/inspect"
 )
 
 // raw exports memory as it lies in QEMU, and as QEMU's pmemsave writes it wherever the guest sees its memory: nothing is left out of
 // the comparison but what another device covers, as info mtree says (a video card's window at 0xa0000).
 func (i *images) raw(t *testing.T) {
 	out := filepath.Join(i.dir, "ram.raw")
-	must[snapshot.ExportResult](t, "export", "--format", "raw", "--block", "ram0", i.image, out)
+	must[export.Result](t, "export", "--format", "raw", "--block", "ram0", i.image, out)
 	mine := file(t, out)
 	base, err := i.v.Human("gpa2hva 0x0")
 	if err != nil {
@@ -122,9 +123,9 @@ func alike(t *testing.T, what string, a io.ReaderAt, at int64, b io.ReaderAt, bt
 // imported takes an image apart and makes one of the parts, which restores.
 func (i *images) imported(t *testing.T) {
 	parts, image := filepath.Join(i.dir, "parts"), filepath.Join(i.dir, "imported")
-	must[snapshot.ExportResult](t, "export", "--format", "raw", i.image, parts)
-	must[snapshot.ImportResult](t, "import", parts, image)
-	d := must[snapshot.DiffResult](t, "diff", i.image, image)
+	must[export.Result](t, "export", "--format", "raw", i.image, parts)
+	must[export.ImportResult](t, "import", parts, image)
+	d := must[inspect.DiffResult](t, "diff", i.image, image)
 	if !d.Same {
 		t.Errorf("after export and import: %+v", d)
 	}
@@ -146,8 +147,8 @@ func (i *images) elf(t *testing.T) {
 	}
 	defer i.v.Poke(i.address, before)
 	image, core := filepath.Join(i.dir, "poked"), filepath.Join(i.dir, "core")
-	save(t, i.v, image)
-	r := must[snapshot.ExportResult](t, "export", "--format", "elf", image, core)
+	saveVM(t, i.v, image)
+	r := must[export.Result](t, "export", "--format", "elf", image, core)
 	if r.CPUs != 1 || len(r.Segments) != 1 || r.Segments[0].Length != 256<<20 {
 		t.Errorf("result %+v", r)
 	}

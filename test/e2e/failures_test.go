@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -96,7 +96,7 @@ func (f *failing) exists(t *testing.T) {
 		t.Errorf("what was there is %q, %v", b, err)
 	}
 	f.check(t, dir, "image")
-	must[snapshot.SaveResult](t, f.args(dir+"/image", "--force")...)
+	must[save.Result](t, f.args(dir+"/image", "--force")...)
 	open(t, dir+"/image")
 	f.check(t, dir, "image")
 }

@@ -14,8 +14,9 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -41,20 +42,20 @@ func smallImage(t *testing.T, flags ...string) string {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	must[snapshot.SaveResult](t, append([]string{"save", "--qmp", socket, image}, flags...)...)
+	must[save.Result](t, append([]string{"save", "--qmp", socket, image}, flags...)...)
 	return image
 }
 
 // TestEveryBitCounts flips single bits anywhere in an image that QEMU's state went into: of each verify has to find it,
 // and to name the page if it is in one.
 func TestEveryBitCounts(t *testing.T) {
-	image := smallImage(t)
-	f, err := os.OpenFile(image, os.O_RDWR, 0)
+	img := smallImage(t)
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	m := open(t, image)
+	m := open(t, img)
 	places := covered(t, m)
 	random := rand.New(rand.NewPCG(7, 11))
 	kinds := map[string]int{}
@@ -83,7 +84,7 @@ func TestEveryBitCounts(t *testing.T) {
 			}
 		}
 		change()
-		r, err := snapshot.Verify(context.Background(), snapshot.VerifyOptions{Image: image, Channels: 1, Direct: directio.Off})
+		r, err := image.Verify(context.Background(), image.VerifyOptions{Image: img, Channels: 1, Direct: directio.Off})
 		change()
 		switch {
 		case !errors.Is(err, mappedram.ErrImage):
@@ -93,7 +94,7 @@ func TestEveryBitCounts(t *testing.T) {
 		}
 	}
 	t.Logf("%v", kinds)
-	if _, err := snapshot.Verify(context.Background(), snapshot.VerifyOptions{Image: image}); err != nil {
+	if _, err := image.Verify(context.Background(), image.VerifyOptions{Image: img}); err != nil {
 		t.Error("flipped back: ", err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -20,7 +20,7 @@ func TestGenerations(t *testing.T) {
 		{"ramjet", "instant"}, {"ramjet", "instant"}, {"qemu", "instant"}, {"qemu", "eager"}, {"ramjet", "eager"}, {"ramjet", "instant"},
 	} {
 		before := look(t, v, false)
-		must[snapshot.SaveResult](t, "save", "--qmp", args.QMP, "--force", "--engine", c.engine, image)
+		must[save.Result](t, "save", "--qmp", args.QMP, "--force", "--engine", c.engine, image)
 		after := look(t, v, false) // of an image that has been replaced, perhaps
 		if after.memory.Sum != before.memory.Sum {
 			t.Fatalf("the save by %s made %v of %v", c.engine, after.memory, before.memory)

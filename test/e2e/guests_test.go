@@ -14,7 +14,8 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -131,15 +132,15 @@ func status(t *testing.T, v *vm.VM) string {
 }
 
 // saveOf saves v into a new file and returns its name.
-func saveOf(t *testing.T, v *vm.VM, flags ...string) (string, *snapshot.SaveResult) {
+func saveOf(t *testing.T, v *vm.VM, flags ...string) (string, *save.Result) {
 	t.Helper()
 	image := filepath.Join(directory(t), "image")
-	return image, save(t, v, image, flags...)
+	return image, saveVM(t, v, image, flags...)
 }
 
 // bring restores an image in the background: with v's arguments in a new directory after "--", or with those
 // that the image holds, in v's own. It returns the directory.
-func bring(t *testing.T, v *vm.VM, recorded bool, image string, flags ...string) (dir string, r snapshot.RestoreResult) {
+func bring(t *testing.T, v *vm.VM, recorded bool, image string, flags ...string) (dir string, r restore.Result) {
 	t.Helper()
 	dir = v.Dir
 	args := append([]string{"restore", "--detach", "--json", image}, flags...)

@@ -18,8 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/inspect"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -33,7 +34,7 @@ func TestImages(t *testing.T) {
 	if err := v.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	save(t, v, i.image)
+	saveVM(t, v, i.image)
 	t.Run("verify", i.verify)
 	t.Run("restore checks", i.restoreChecks)
 	t.Run("secrets", i.secrets)
@@ -133,7 +134,7 @@ func storedPage(t *testing.T, m *mappedram.Image, block string) (page, at int64)
 }
 
 func (i *images) verify(t *testing.T) {
-	r := must[snapshot.VerifyResult](t, "verify", i.image)
+	r := must[image.VerifyResult](t, "verify", i.image)
 	if !r.OK || !r.Sealed || r.PagesChecked == 0 {
 		t.Errorf("result %+v", r)
 	}
@@ -142,7 +143,7 @@ func (i *images) verify(t *testing.T) {
 	page, at := storedPage(t, open(t, bad), "ram0")
 	flip(t, bad, at+5)
 	o := refused(t, 3, []string{"damaged", "1 of"}, "verify", bad)
-	want := snapshot.BadPage{Block: "ram0", Page: page, Offset: at}
+	want := image.BadPage{Block: "ram0", Page: page, Offset: at}
 	if !strings.Contains(o.out, want.String()) || !strings.Contains(o.err, want.String()) {
 		t.Errorf("neither %q nor %q names %s", o.out, o.err, want)
 	}
@@ -233,7 +234,7 @@ func (i *images) secrets(t *testing.T) {
 
 // deviceState compares what inspect reads out of QEMU's own image with what QEMU's monitor says.
 func (i *images) deviceState(t *testing.T) {
-	r := must[snapshot.InspectResult](t, "inspect", "--device-state", filepath.Join(i.dir, "qemu"))
+	r := must[inspect.Result](t, "inspect", "--device-state", filepath.Join(i.dir, "qemu"))
 	want := map[string]uint64{"env.eip": i.register(t, "RIP"), "env.cr[3]": i.register(t, "CR3"), "env.cr[0]": i.register(t, "CR0")}
 	for _, d := range r.Devices {
 		if d.Name != "cpu" {
@@ -248,7 +249,7 @@ func (i *images) deviceState(t *testing.T) {
 	if len(want) != 0 {
 		t.Errorf("not found, or with other values: %#x", want)
 	}
-	if native := must[snapshot.InspectResult](t, "inspect", "--device-state", i.image); len(native.Devices) != len(r.Devices) {
+	if native := must[inspect.Result](t, "inspect", "--device-state", i.image); len(native.Devices) != len(r.Devices) {
 		t.Errorf("%d sections in Ramjet's own image, %d in QEMU's", len(native.Devices), len(r.Devices))
 	}
 	if o := ramjet(t, "inspect", "--map", i.image); o.status != 0 || !strings.Contains(o.out, "█") || !strings.Contains(o.out, "ram0 (256MiB)") {
@@ -259,44 +260,44 @@ func (i *images) deviceState(t *testing.T) {
 
 // seal seals what QEMU itself wrote.
 func (i *images) seal(t *testing.T) {
-	image := filepath.Join(i.dir, "qemu")
-	saveByQEMU(t, i.v, image)
-	refused(t, 1, []string{"no seal", "ramjet seal"}, "verify", image)
-	r := must[snapshot.SealResult](t, "seal", image)
-	if got := must[snapshot.VerifyResult](t, "verify", image); got.ID != r.ID || got.PagesChecked != r.PagesStored || r.Format != "qemu" {
+	img := filepath.Join(i.dir, "qemu")
+	saveByQEMU(t, i.v, img)
+	refused(t, 1, []string{"no seal", "ramjet seal"}, "verify", img)
+	r := must[inspect.SealResult](t, "seal", img)
+	if got := must[image.VerifyResult](t, "verify", img); got.ID != r.ID || got.PagesChecked != r.PagesStored || r.Format != "qemu" {
 		t.Errorf("sealed %+v, verified %+v", r, got)
 	}
-	refused(t, 1, []string{"sealed already", r.ID}, "seal", image)
+	refused(t, 1, []string{"sealed already", r.ID}, "seal", img)
 }
 
 // libvirt has QEMU write an image as libvirt has it, behind libvirt's header.
 func (i *images) libvirt(t *testing.T) {
 	const offset = 4096
-	image := filepath.Join(i.dir, "libvirt")
+	img := filepath.Join(i.dir, "libvirt")
 	xml := "<domain type='kvm'><name>guest &amp; co</name></domain>"
 	head := append([]byte("LibvirtQemudSave"), binary.LittleEndian.AppendUint32(nil, 2)...)
 	for _, v := range []uint32{offset - 92, 0, 6, 0} {
 		head = binary.LittleEndian.AppendUint32(head, v)
 	}
 	head = append(append(head, make([]byte, 92-len(head))...), xml...)
-	if err := os.WriteFile(image, append(head, make([]byte, offset-len(head))...), 0o600); err != nil {
+	if err := os.WriteFile(img, append(head, make([]byte, offset-len(head))...), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// QEMU saves a VM that it has saved only after that has run.
 	if err := errors.Join(i.v.Cont(), i.v.Stop()); err != nil {
 		t.Fatal(err)
 	}
-	saveByQEMU(t, i.v, fmt.Sprintf("%s,offset=%d", image, offset))
-	must[snapshot.SealResult](t, "seal", image)
-	must[snapshot.VerifyResult](t, "verify", image)
-	r := must[snapshot.InspectResult](t, "inspect", image)
+	saveByQEMU(t, i.v, fmt.Sprintf("%s,offset=%d", img, offset))
+	must[inspect.SealResult](t, "seal", img)
+	must[image.VerifyResult](t, "verify", img)
+	r := must[inspect.Result](t, "inspect", img)
 	if r.Format != "libvirt" || r.StreamOffset != offset || !r.Sealed || !r.Complete {
 		t.Errorf("inspect: %+v", r)
 	}
-	if o := ramjet(t, "inspect", image); !strings.Contains(o.out, `format sparse, domain "guest & co"`) {
+	if o := ramjet(t, "inspect", img); !strings.Contains(o.out, `format sparse, domain "guest & co"`) {
 		t.Errorf("inspect says %s", o.out)
 	}
-	whole(t, i.goesOn(t, image, "--mode", "eager"))
+	whole(t, i.goesOn(t, img, "--mode", "eager"))
 }
 
 // goesOn restores an image in which the VM stood still and lets it go on.

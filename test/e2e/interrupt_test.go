@@ -16,7 +16,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 )
 
 // TestSecondInterrupt: a second Ctrl-C ends a command that the first does not, because it waits for something that never comes.
@@ -143,7 +143,7 @@ func TestPrefetchWaitInterrupted(t *testing.T) {
 		if prefetcher != 0 {
 			syscall.Kill(prefetcher, syscall.SIGCONT)
 		}
-		var r snapshot.RestoreResult
+		var r restore.Result
 		if json.Unmarshal([]byte(out.String()), &r) != nil || r.PID == 0 {
 			t.Fatalf("status %v, says %q %q", c.ProcessState, &out, &stderr)
 		}

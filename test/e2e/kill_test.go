@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -32,7 +33,7 @@ func TestKill(t *testing.T) {
 	i := lookBefore(t, v)
 	dir := directory(t)
 	old := filepath.Join(dir, "image")
-	id := must[snapshot.SaveResult](t, "save", "--qmp", v.QMP, old).ID
+	id := must[save.Result](t, "save", "--qmp", v.QMP, old).ID
 	settings := migrationSettings(t, v)
 	var paused, ended int
 	times := kills(60)
@@ -110,20 +111,20 @@ func runsAgain(t *testing.T, v *vm.VM) {
 }
 
 // whatIsThere checks the directory after a kill: the old image as it was, or a whole new one.
-func whatIsThere(t *testing.T, dir, image, old string, id *string) {
+func whatIsThere(t *testing.T, dir, img, old string, id *string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	do(t, err)
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if path != image && path != old {
+		if path != img && path != old {
 			t.Errorf("%s is left", path)
 			continue
 		}
-		r, err := snapshot.Verify(t.Context(), snapshot.VerifyOptions{Image: path})
+		r, err := image.Verify(t.Context(), image.VerifyOptions{Image: path})
 		if err != nil {
 			t.Errorf("%s: %v", path, err)
-		} else if now := r.ID; path == old && image != old && now != *id {
+		} else if now := r.ID; path == old && img != old && now != *id {
 			t.Errorf("the old image is %s, it was %s", now, *id)
 		} else if path == old {
 			*id = now

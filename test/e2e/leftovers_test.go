@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -51,7 +51,7 @@ func TestWriteLock(t *testing.T) {
 	args := []string{"-drive", "if=none,id=d,format=raw,file=" + disk, "-device", "virtio-blk-pci,drive=d"}
 	bareQEMU(t, dir, args...)
 	image := filepath.Join(dir, "image")
-	must[snapshot.SaveResult](t, "save", "--qmp", filepath.Join(dir, "qmp"), "--then", "quit", image)
+	must[save.Result](t, "save", "--qmp", filepath.Join(dir, "qmp"), "--then", "quit", image)
 	pid := bareQEMU(t, reader, "-drive", "if=none,id=d,format=raw,readonly=on,file="+disk, "-device", "virtio-blk-pci,drive=d")
 	for _, mode := range []string{"instant", "eager"} {
 		refused(t, 1, []string{disk, fmt.Sprint("process ", pid), "--set"}, append([]string{"restore", "--detach", "--mode", mode, image, "--", vm.Program()}, bareArgs(dir, args...)...)...)

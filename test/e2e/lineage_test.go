@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/inspect"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -20,43 +22,43 @@ func TestLineage(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	base, diff, full, flat := at("base"), at("diff"), at("full"), at("flat")
-	save(t, v, base)
+	saveVM(t, v, base)
 	work(t, v)
 	if err := v.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	save(t, v, diff, "--base", base)
-	save(t, v, full)
+	saveVM(t, v, diff, "--base", base)
+	saveVM(t, v, full)
 
-	changes := must[snapshot.DiffResult](t, "diff", base, full)
-	if got := must[snapshot.DiffResult](t, "diff", base, diff); got.PagesDiffer != changes.PagesDiffer || got.PagesDiffer < 500 || got.Same {
+	changes := must[inspect.DiffResult](t, "diff", base, full)
+	if got := must[inspect.DiffResult](t, "diff", base, diff); got.PagesDiffer != changes.PagesDiffer || got.PagesDiffer < 500 || got.Same {
 		t.Errorf("%d pages differ from the diff, %d from the whole image", got.PagesDiffer, changes.PagesDiffer)
 	}
-	if got := must[snapshot.DiffResult](t, "diff", diff, full); got.PagesDiffer != 0 {
+	if got := must[inspect.DiffResult](t, "diff", diff, full); got.PagesDiffer != 0 {
 		t.Errorf("between the diff and the whole image: %+v", got)
 	}
-	if r := must[snapshot.VerifyResult](t, "verify", diff); !r.OK {
+	if r := must[image.VerifyResult](t, "verify", diff); !r.OK {
 		t.Errorf("verify: %+v", r)
 	}
-	i := must[snapshot.InspectResult](t, "inspect", diff)
-	if b := must[snapshot.InspectResult](t, "inspect", base); i.Base == nil || i.Base.ID.String() != b.ID || b.Base != nil {
+	i := must[inspect.Result](t, "inspect", diff)
+	if b := must[inspect.Result](t, "inspect", base); i.Base == nil || i.Base.ID.String() != b.ID || b.Base != nil {
 		t.Errorf("the diff's base is %+v, not %s", i.Base, b.ID)
 	}
 	if o := ramjet(t, "inspect", "--map", diff); !strings.Contains(o.out, "changed") || !strings.Contains(o.out, "not in the image") || !strings.Contains(o.out, base) {
 		t.Errorf("inspect says\n%s", o.out)
 	}
 
-	must[snapshot.ExportResult](t, "export", "--format", "flat", diff, flat)
-	if got := must[snapshot.DiffResult](t, "diff", flat, full); got.PagesDiffer != 0 {
+	must[export.Result](t, "export", "--format", "flat", diff, flat)
+	if got := must[inspect.DiffResult](t, "diff", flat, full); got.PagesDiffer != 0 {
 		t.Errorf("between the flat and the whole image: %+v", got)
 	}
-	if r := must[snapshot.VerifyResult](t, "verify", flat); !r.OK || must[snapshot.InspectResult](t, "inspect", flat).Base != nil {
+	if r := must[image.VerifyResult](t, "verify", flat); !r.OK || must[inspect.Result](t, "inspect", flat).Base != nil {
 		t.Errorf("flat: %+v", r)
 	}
 	var raw [2][]byte
 	for k, image := range []string{diff, full} {
 		out := at("raw")
-		must[snapshot.ExportResult](t, "export", "--force", "--format", "raw", "--block", "ram0", image, out)
+		must[export.Result](t, "export", "--force", "--format", "raw", "--block", "ram0", image, out)
 		b, err := os.ReadFile(out)
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -89,10 +90,10 @@ func refused(t *testing.T, status int, words []string, args ...string) outcome {
 	return o
 }
 
-// save saves v with ramjet.
-func save(t *testing.T, v *vm.VM, image string, flags ...string) *snapshot.SaveResult {
+// saveVM saves v with ramjet.
+func saveVM(t *testing.T, v *vm.VM, image string, flags ...string) *save.Result {
 	t.Helper()
-	r := must[snapshot.SaveResult](t, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
+	r := must[save.Result](t, append([]string{"save", "--qmp", v.QMP, image}, flags...)...)
 	if s := r.Times; !allOf(r.DurableSeconds, s.Attach+s.DeviceState+s.Memory+s.Complete+s.Sync+s.Publish) || s.Scan+s.Write > s.Memory {
 		t.Errorf("the times do not add up to %.3f s: %+v", r.DurableSeconds, s)
 	}
@@ -106,18 +107,18 @@ func save(t *testing.T, v *vm.VM, image string, flags ...string) *snapshot.SaveR
 // allOf tells whether parts are all of a time but for what nobody measures: stopping the VM, letting it go on.
 func allOf(whole, parts float64) bool { return parts <= whole && parts > whole*0.6-0.05 }
 
-// restore restores an image with v's arguments in a directory of its own, and attaches to the guest.
-func restore(t *testing.T, v *vm.VM, image string, flags ...string) (*vm.VM, snapshot.RestoreResult) {
+// restoreVM restores an image with v's arguments in a directory of its own, and attaches to the guest.
+func restoreVM(t *testing.T, v *vm.VM, image string, flags ...string) (*vm.VM, restore.Result) {
 	t.Helper()
 	dir := t.TempDir()
 	args := append([]string{"restore", "--detach", image}, flags...)
 	args = append(append(args, "--json", "--"), append([]string{v.Program}, v.ArgsIn(dir)...)...)
 	o := ramjet(t, args...)
-	var r snapshot.RestoreResult
+	var r restore.Result
 	if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 		t.Fatalf("ramjet %s: status %d, says %q, %q", strings.Join(args, " "), o.status, o.out, o.err)
 	}
-	if eager := r.Mode == snapshot.Eager; eager != (r.IOWhy != "") || eager != (r.IO != "") {
+	if eager := r.Mode == restore.Eager; eager != (r.IOWhy != "") || eager != (r.IO != "") {
 		t.Errorf("%s, with %q I/O because %q", r.Mode, r.IO, r.IOWhy)
 	}
 	t.Logf("running after %.3f s, of which load %.3f s (%s)", r.RunningSeconds, r.LoadSeconds, r.Mode)

@@ -53,7 +53,7 @@ func TestTwoSaves(t *testing.T) {
 	}
 	do(t, v.Dirty(0))
 	whole(t, v)
-	r, _ := restore(t, v, filepath.Join(dir, "first"))
+	r, _ := restoreVM(t, v, filepath.Join(dir, "first"))
 	do(t, r.Dirty(0))
 	whole(t, r)
 }
@@ -76,7 +76,7 @@ func TestSaveDuringRestore(t *testing.T) {
 	dir := directory(t)
 	image := filepath.Join(dir, "image")
 	before := whole(t, v)
-	save(t, v, image)
+	saveVM(t, v, image)
 	v.Kill()
 	good := 0
 	for i := range 6 {
@@ -110,7 +110,7 @@ func TestSaveDuringRestore(t *testing.T) {
 			continue
 		}
 		good++
-		w, _ := restore(t, v, saved)
+		w, _ := restoreVM(t, v, saved)
 		if got := whole(t, w); got.Sum != before.Sum {
 			t.Errorf("saved during the restore: memory is %v, was %v", got, before)
 		}
@@ -124,12 +124,12 @@ func TestDiffOverBalloon(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "256M", Fill: 32, Balloon: true})
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	save(t, v, at("base"))
+	saveVM(t, v, at("base"))
 	inflate(t, v, 160)
 	before := whole(t, v)
-	save(t, v, at("diff"), "--base", at("base"))
+	saveVM(t, v, at("diff"), "--base", at("base"))
 	v.Kill()
-	r, _ := restore(t, v, at("diff"))
+	r, _ := restoreVM(t, v, at("diff"))
 	if got := whole(t, r); got.Sum != before.Sum {
 		t.Errorf("memory is %v, was %v", got, before)
 	}
@@ -138,10 +138,10 @@ func TestDiffOverBalloon(t *testing.T) {
 	inflate(t, r, 120)
 	do(t, r.Touch(1000, 1))
 	before = whole(t, r)
-	save(t, r, at("again"), "--base", at("diff"))
+	saveVM(t, r, at("again"), "--base", at("diff"))
 	r.Kill()
 	for _, mode := range []string{"instant", "eager"} {
-		w, _ := restore(t, v, at("again"), "--mode", mode)
+		w, _ := restoreVM(t, v, at("again"), "--mode", mode)
 		inflate(t, w, 256)
 		if got := whole(t, w); got.Sum != before.Sum {
 			t.Errorf("%s: memory is %v, was %v", mode, got, before)
@@ -174,13 +174,13 @@ func TestDiffOverHotPlug(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "256M", Fill: 16, ExtraArgs: []string{"-m", "256M,slots=2,maxmem=1G"}})
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
-	save(t, v, at("base"))
+	saveVM(t, v, at("base"))
 	do(t, v.Execute("object-add", map[string]any{"qom-type": "memory-backend-ram", "id": "mem1", "size": 128 << 20}, nil))
 	do(t, v.Execute("device_add", map[string]any{"driver": "pc-dimm", "id": "dimm1", "memdev": "mem1"}, nil))
 	time.Sleep(300 * time.Millisecond) // the guest takes it into use, or not
 	do(t, v.Fill(60))
 	before := whole(t, v)
-	diff := save(t, v, at("diff"), "--base", at("base"))
+	diff := saveVM(t, v, at("diff"), "--base", at("base"))
 	if diff.PagesTotal*4096 < 384<<20 {
 		t.Errorf("the diff is of %d pages", diff.PagesTotal)
 	}
@@ -190,15 +190,15 @@ func TestDiffOverHotPlug(t *testing.T) {
 	plugged := *v
 	plugged.Args = append(append([]string{}, v.Args...), "-object", "memory-backend-ram,id=mem1,size=128M", "-device", "pc-dimm,id=dimm1,memdev=mem1")
 	for _, mode := range []string{"instant", "eager"} {
-		r, _ := restore(t, &plugged, at("diff"), "--mode", mode)
+		r, _ := restoreVM(t, &plugged, at("diff"), "--mode", mode)
 		if got := whole(t, r); got.Sum != before.Sum {
 			t.Errorf("%s: memory is %v, was %v", mode, got, before)
 		}
 		do(t, r.Touch(2000, 3))
 		changed := whole(t, r)
-		save(t, r, at("again-"+mode), "--base", at("base"))
+		saveVM(t, r, at("again-"+mode), "--base", at("base"))
 		r.Kill()
-		r, _ = restore(t, &plugged, at("again-"+mode))
+		r, _ = restoreVM(t, &plugged, at("again-"+mode))
 		if got := whole(t, r); got.Sum != changed.Sum {
 			t.Errorf("%s: memory is %v, was %v", mode, got, changed)
 		}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -51,7 +51,7 @@ func TestOccupied(t *testing.T) {
 	}
 	pid := bareQEMU(t, dir, all...)
 	image := filepath.Join(directory(t), "image")
-	must[snapshot.SaveResult](t, "save", "--qmp", in("qmp"), image)
+	must[save.Result](t, "save", "--qmp", in("qmp"), image)
 	before := sockets(t, dir)
 	for _, thing := range things {
 		modes := thing.modes

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
 // TestVirtioMem saves a VM with virtio-mem, which sends a section before the parts of the memory: by QEMU's own engine, as auto
@@ -15,20 +17,20 @@ func TestVirtioMem(t *testing.T) {
 	machine := []string{"-machine", "q35", "-m", "64M,maxmem=1G", "-object", "memory-backend-ram,id=vmem0,size=256M",
 		"-device", "virtio-mem-pci,id=vm0,memdev=vmem0,requested-size=32M"}
 	b := startBare(t, machine...)
-	image := b.dir + "/image"
-	r := must[snapshot.SaveResult](t, "save", "--qmp", b.socket, image)
-	if r.Engine != snapshot.EngineQEMU || b.status(t) != "running" {
+	img := b.dir + "/image"
+	r := must[save.Result](t, "save", "--qmp", b.socket, img)
+	if r.Engine != save.EngineQEMU || b.status(t) != "running" {
 		t.Errorf("saved by %s, the VM is %s", r.Engine, b.status(t))
 	}
-	must[snapshot.VerifyResult](t, "verify", image)
+	must[image.VerifyResult](t, "verify", img)
 	flat := b.dir + "/flat"
-	if o := ramjet(t, "export", "--format=flat", image, flat); o.status != 0 {
+	if o := ramjet(t, "export", "--format=flat", img, flat); o.status != 0 {
 		t.Fatalf("export says %s", o.err)
 	}
-	for _, image := range []string{image, flat} {
+	for _, image := range []string{img, flat} {
 		args := append([]string{"restore", "--detach", "--json", "--mode=eager", "--qmp", image + ".qmp", image, "--"}, machine...)
 		o := ramjet(t, append(args, "-nodefaults", "-display", "none")...)
-		var r snapshot.RestoreResult
+		var r restore.Result
 		if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 			t.Fatalf("restore says %q %q", o.out, o.err)
 		}

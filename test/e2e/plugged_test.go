@@ -10,7 +10,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -28,9 +29,9 @@ func TestCoreOfPluggedMemory(t *testing.T) {
 	do(t, v.Poke(5<<30+127<<20, []byte("in the second DIMM")))
 	dir := directory(t)
 	at := func(name string) string { return filepath.Join(dir, name) }
-	save(t, v, at("image"))
+	saveVM(t, v, at("image"))
 	do(t, v.Execute("dump-guest-memory", map[string]any{"paging": false, "protocol": "file:" + at("theirs")}, nil))
-	r := must[snapshot.ExportResult](t, "export", "--format", "elf", at("image"), at("core"))
+	r := must[export.Result](t, "export", "--format", "elf", at("image"), at("core"))
 	places := map[string]int64{}
 	for _, s := range r.Segments {
 		places[s.Block] = s.Address
@@ -63,14 +64,14 @@ func TestCoreOfPluggedMemory(t *testing.T) {
 	}
 	do(t, os.Remove(at("core")))
 	t.Run("by name", func(t *testing.T) {
-		r := must[snapshot.ExportResult](t, "export", "--format", "elf", "--memory", "pc.ram,d,e", at("image"), at("core"))
+		r := must[export.Result](t, "export", "--format", "elf", "--memory", "pc.ram,d,e", at("image"), at("core"))
 		if len(r.Segments) != 3 || r.Segments[1].Address != 4<<30 {
 			t.Errorf("segments %+v", r.Segments)
 		}
 	})
 	t.Run("without a seal", func(t *testing.T) {
 		migrate(t, v, at("qemus"), ways{})
-		r := must[snapshot.ExportResult](t, "export", "--format", "elf", "--memory", "pc.ram,d@0x100000000,e@0x140000000", at("qemus"), at("core2"))
+		r := must[export.Result](t, "export", "--format", "elf", "--memory", "pc.ram,d@0x100000000,e@0x140000000", at("qemus"), at("core2"))
 		if len(r.Segments) != 3 || r.Segments[1].Address != 4<<30 || r.Segments[2].Address != 5<<30 {
 			t.Errorf("segments %+v", r.Segments)
 		}
@@ -83,6 +84,6 @@ func TestCoreOf32Bits(t *testing.T) {
 	dir := directory(t)
 	f := startFirmware(t, dir, os.Geteuid(), nil, "-S")
 	image := filepath.Join(dir, "image")
-	must[snapshot.SaveResult](t, "save", "--qmp", f.socket, image)
+	must[save.Result](t, "save", "--qmp", f.socket, image)
 	refused(t, 1, []string{"not in 64-bit mode"}, "export", "--format", "elf", image, image+".core")
 }

@@ -17,7 +17,7 @@ import (
 func TestPrefetch(t *testing.T) {
 	v := vm.Run(t, vm.Config{Memory: "256M", Fill: 100})
 	image := filepath.Join(directory(t), "image")
-	saved := save(t, v, image)
+	saved := saveVM(t, v, image)
 	v.Kill()
 	evict := func() {
 		t.Helper()
@@ -36,17 +36,17 @@ func TestPrefetch(t *testing.T) {
 		t.Skipf("%d pages stay in the page cache", n)
 	}
 
-	off, _ := restore(t, v, image, "--prefetch", "off")
+	off, _ := restoreVM(t, v, image, "--prefetch", "off")
 	time.Sleep(300 * time.Millisecond)
 	if n, _ := cached(t, image); n > saved.PagesStored*3/4 {
 		t.Errorf("without prefetch %d of %d pages are in the page cache", n, saved.PagesStored)
 	}
 	diff := image + ".diff"
-	save(t, off, diff, "--base", image) // knows what its VM needed
+	saveVM(t, off, diff, "--base", image) // knows what its VM needed
 	off.Kill()
 
 	evict()
-	waited, r := restore(t, v, image, "--prefetch", "wait")
+	waited, r := restoreVM(t, v, image, "--prefetch", "wait")
 	if n, _ := cached(t, image); n < saved.PagesStored || r.ResidentSeconds <= r.RunningSeconds {
 		t.Errorf("%d of %d pages are in the page cache; running after %.3f s, resident after %.3f s", n, saved.PagesStored, r.RunningSeconds, r.ResidentSeconds)
 	}
@@ -55,7 +55,7 @@ func TestPrefetch(t *testing.T) {
 
 	for _, name := range []string{image, diff} {
 		evict()
-		behind, r := restore(t, v, name)
+		behind, r := restoreVM(t, v, name)
 		if r.ResidentSeconds != 0 {
 			t.Errorf("resident after %.3f s, and nobody waited", r.ResidentSeconds)
 		}

@@ -9,7 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -20,12 +21,12 @@ func TestOtherProcessors(t *testing.T) {
 	for _, saved := range []int{1, 2} {
 		f := startFirmware(t, directory(t), os.Geteuid(), nil, "-S", "-smp", fmt.Sprint(saved))
 		image := filepath.Join(dir, fmt.Sprint(saved))
-		must[snapshot.SaveResult](t, "save", "--qmp", f.socket, image)
+		must[save.Result](t, "save", "--qmp", f.socket, image)
 		for _, now := range []int{1, 2, 3} {
 			args := []string{"restore", "--detach", "--json", "--qmp", filepath.Join(dir, "qmp"), image, "--", vm.Program(),
 				"-machine", "pc", "-accel", vm.Accelerator(), "-m", "8M", "-nodefaults", "-display", "none", "-smp", fmt.Sprint(now)}
 			if now == saved {
-				r := mustBe[snapshot.RestoreResult](t, ramjet(t, args...))
+				r := mustBe[restore.Result](t, ramjet(t, args...))
 				kill(r.PID)
 				gone(t, r.PID)
 				continue

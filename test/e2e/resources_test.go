@@ -15,7 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -49,7 +50,7 @@ func TestResources(t *testing.T) {
 				if engine == "ramjet" {
 					left(t, v, allocated, before)
 				}
-				var r snapshot.SaveResult
+				var r save.Result
 				do(t, json.Unmarshal([]byte(o.out), &r))
 				t.Logf("%s: %d MiB stored in %.2f s, %d MiB resident", engine, r.BytesStored>>20, r.DurableSeconds, peak>>20)
 				if peak > mostResident {
@@ -82,7 +83,7 @@ func left(t *testing.T, v *vm.VM, allocated, before int64) {
 }
 
 // sparse checks that an image takes no more disk than what it stores, and who may read it.
-func sparse(t *testing.T, image string, r *snapshot.SaveResult) {
+func sparse(t *testing.T, image string, r *save.Result) {
 	t.Helper()
 	var st unix.Stat_t
 	do(t, unix.Stat(image, &st))
@@ -101,7 +102,7 @@ func restoreSmall(t *testing.T, v *vm.VM, image string, flags ...string) *vm.VM 
 	dir := directory(t)
 	args := append([]string{"restore", "--detach", "--json", image}, flags...)
 	o, peak := measured(t, append(append(args, "--", v.Program), v.ArgsIn(dir)...)...)
-	var r snapshot.RestoreResult
+	var r restore.Result
 	do(t, json.Unmarshal([]byte(o.out), &r))
 	t.Cleanup(func() { kill(r.PID) })
 	t.Logf("%s: loaded after %.3f s, %d MiB resident", strings.Join(flags, " "), r.RunningSeconds, peak>>20)

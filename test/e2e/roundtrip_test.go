@@ -24,7 +24,7 @@ func TestRoundTrip(t *testing.T) {
 			image := filepath.Join(t.TempDir(), "image")
 			before := whole(t, v)
 			counted := count(t, v)
-			save(t, v, image)
+			saveVM(t, v, image)
 			if now := count(t, v); now <= counted {
 				t.Errorf("the counter went from %d to %d over the save", counted, now)
 			}
@@ -34,7 +34,7 @@ func TestRoundTrip(t *testing.T) {
 			saved := count(t, v)
 			v.Kill()
 			for _, mode := range []string{"instant", "eager"} {
-				r, _ := restore(t, v, image, "--mode", mode)
+				r, _ := restoreVM(t, v, image, "--mode", mode)
 				if got := whole(t, r); got.Sum != before.Sum {
 					t.Errorf("%s: memory is %v, was %v", mode, got, before)
 				}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -127,7 +127,7 @@ func TestBreakpoint(t *testing.T) {
 		}
 	}
 	image := dir + "/image"
-	must[snapshot.SaveResult](t, "save", "--qmp", b.socket, image)
+	must[save.Result](t, "save", "--qmp", b.socket, image)
 	refused(t, 1, []string{"debug", "--engine=ramjet"}, "save", "--qmp", b.socket, "--engine=qemu", dir+"/other")
 	if s := b.status(t); s != "debug" {
 		t.Errorf("after the save the VM is %s", s)

@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
 // adminsSettings are migration settings that an administrator may have left in a VM: capabilities that are on, and parameters as
@@ -45,15 +46,15 @@ func TestAdminsMigrationSettings(t *testing.T) {
 			defer b.set(t, `{"multifd-compression": "none", "tls-creds": "", "tls-hostname": "", "mode": "normal"}`, c.caps, false)
 			before := b.settings(t)
 			for _, flags := range [][]string{{"--direct-io=off"}, {"--direct-io=on", "--channels=2"}, {"--live"}} {
-				image := directory(t) + "/image"
-				r := must[snapshot.SaveResult](t, append([]string{"save", "--qmp", b.socket, "--engine=qemu", image}, flags...)...)
+				img := directory(t) + "/image"
+				r := must[save.Result](t, append([]string{"save", "--qmp", b.socket, "--engine=qemu", img}, flags...)...)
 				if r.PagesStored == 0 || b.status(t) != "running" {
 					t.Errorf("%d pages stored, the VM is %s", r.PagesStored, b.status(t))
 				}
 				if after := b.settings(t); after != before {
 					t.Errorf("%v: the settings are\n%s, they were\n%s", flags, after, before)
 				}
-				must[snapshot.VerifyResult](t, "verify", image)
+				must[image.VerifyResult](t, "verify", img)
 			}
 		})
 	}

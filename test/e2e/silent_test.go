@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -45,14 +46,14 @@ func TestDirectoryGone(t *testing.T) {
 	t.Chdir(home)
 	pid := bareQEMU(t, sockets, "-drive", "file=disk.raw,format=raw,if=virtio")
 	image := filepath.Join(sockets, "image")
-	must[snapshot.SaveResult](t, "save", "--qmp", filepath.Join(sockets, "qmp"), "--then", "quit", image)
+	must[save.Result](t, "save", "--qmp", filepath.Join(sockets, "qmp"), "--then", "quit", image)
 	gone(t, pid)
 	t.Chdir(other)
 	do(t, os.RemoveAll(home))
 	for _, command := range [][]string{{"restore", "--detach"}, {"clone", "-n", "1", "--detach", "--qmp", sockets}} {
 		refused(t, 1, []string{home, "--"}, append(command, image)...)
 	}
-	var r snapshot.RestoreResult
+	var r restore.Result
 	o := ramjet(t, append([]string{"restore", "--detach", "--json", image, "--", vm.Program()}, bareArgs(sockets, "-drive", "file=disk.raw,format=raw,if=virtio")...)...)
 	if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 		t.Fatalf("status %d, says %q and %q", o.status, o.out, o.err)

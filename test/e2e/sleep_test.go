@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -21,7 +21,7 @@ func TestSleepingGuest(t *testing.T) {
 	do(t, v.Sleep())
 
 	asleep, r := saveOf(t, v)
-	if r.Engine != snapshot.EngineRamjet {
+	if r.Engine != save.EngineRamjet {
 		t.Errorf("saved by %s", r.Engine)
 	}
 	is(t, v, "suspended")

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -39,7 +39,7 @@ func TestStates(t *testing.T) {
 	})
 	t.Run("found by its pid", func(t *testing.T) {
 		image := directory(t) + "/image"
-		must[snapshot.SaveResult](t, "save", "--pid", fmt.Sprint(v.PID), image)
+		must[save.Result](t, "save", "--pid", fmt.Sprint(v.PID), image)
 		sameGuest(t, revive(t, v, false, image), before, look(t, v, false), false)
 	})
 	for _, engine := range []string{"ramjet", "qemu"} {

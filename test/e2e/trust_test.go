@@ -13,7 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/inspect"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -69,7 +72,7 @@ func TestStrangers(t *testing.T) {
 	dir := directory(t)
 	theirs := startFirmware(t, dir, stranger, []string{"RAMJET_COMMAND_LINE=" + string(evil)}, "-S")
 	image := filepath.Join(images, "theirs")
-	must[snapshot.SaveResult](t, "save", "--qmp", theirs.socket, image)
+	must[save.Result](t, "save", "--qmp", theirs.socket, image)
 	for _, command := range [][]string{{"restore", image}, {"restore", "--print-command", image}, {"clone", "-n", "2", "--qmp", images + "/c", image}} {
 		refused(t, 1, []string{image, "user 65534", "after --"}, command...)
 	}
@@ -77,14 +80,14 @@ func TestStrangers(t *testing.T) {
 
 	ours := startFirmware(t, directory(t), 0, nil, "-S")
 	image = filepath.Join(images, "ours")
-	must[snapshot.SaveResult](t, "save", "--qmp", ours.socket, image)
-	r := must[snapshot.RestoreResult](t, "restore", "--detach", "--qmp", images+"/r", image)
+	must[save.Result](t, "save", "--qmp", ours.socket, image)
+	r := must[restore.Result](t, "restore", "--detach", "--qmp", images+"/r", image)
 	kill(r.PID)
 
 	t.Run("import", func(t *testing.T) {
 		defer intact(t)
 		parts := filepath.Join(images, "parts")
-		must[snapshot.ExportResult](t, "export", "--format", "raw", image, parts)
+		must[export.Result](t, "export", "--format", "raw", image, parts)
 		text, err := os.ReadFile(parts + "/image.json")
 		do(t, err)
 		var m map[string]any
@@ -94,11 +97,11 @@ func TestStrangers(t *testing.T) {
 		do(t, err)
 		do(t, os.WriteFile(parts+"/image.json", text, 0o600))
 		made := filepath.Join(images, "imported")
-		if r := must[snapshot.ImportResult](t, "import", parts, made); !r.DroppedCommandLine {
+		if r := must[export.ImportResult](t, "import", parts, made); !r.DroppedCommandLine {
 			t.Errorf("%+v", r)
 		}
 		refused(t, 1, []string{"does not say how"}, "restore", made)
-		if r := must[snapshot.ImportResult](t, "import", "--force", "--keep-command-line", parts, made); r.DroppedCommandLine {
+		if r := must[export.ImportResult](t, "import", "--force", "--keep-command-line", parts, made); r.DroppedCommandLine {
 			t.Errorf("%+v", r)
 		}
 		// Its arguments are the user's own now; the program still is a QEMU.
@@ -115,9 +118,9 @@ func TestStrangers(t *testing.T) {
 		do(t, exec.Command(key, "-o", id).Run())
 		public, err := exec.Command(key, "-y", id).Output()
 		do(t, err)
-		e := must[snapshot.ExportResult](t, "export", "--recipient", strings.TrimSpace(string(public)), image, image+".age")
+		e := must[export.Result](t, "export", "--recipient", strings.TrimSpace(string(public)), image, image+".age")
 		made := filepath.Join(images, "decrypted")
-		r := must[snapshot.ImportResult](t, "import", "--identity", id, image+".age", made)
+		r := must[export.ImportResult](t, "import", "--identity", id, image+".age", made)
 		if !r.DroppedCommandLine || r.ID == e.ID {
 			t.Errorf("%+v, was %s", r, e.ID)
 		}
@@ -125,10 +128,10 @@ func TestStrangers(t *testing.T) {
 		if o := ramjet(t, "verify", made); o.status != 0 {
 			t.Errorf("%+v", o)
 		}
-		if d := must[snapshot.DiffResult](t, "diff", image, made); !d.Same {
+		if d := must[inspect.DiffResult](t, "diff", image, made); !d.Same {
 			t.Errorf("%+v", d)
 		}
-		r = must[snapshot.ImportResult](t, "import", "--force", "--keep-command-line", "--identity", id, image+".age", made)
+		r = must[export.ImportResult](t, "import", "--force", "--keep-command-line", "--identity", id, image+".age", made)
 		if r.DroppedCommandLine || r.ID != e.ID {
 			t.Errorf("%+v, was %s", r, e.ID)
 		}
@@ -144,7 +147,7 @@ func TestStrangers(t *testing.T) {
 		}
 		args := []string{"restore", "--detach", "--qmp", images + "/r2", image, "--json", "--", vm.Program()}
 		o := ramjet(t, append(args, "-machine", "pc", "-accel", vm.Accelerator(), "-m", "8M", "-nodefaults", "-display", "none")...)
-		var r snapshot.RestoreResult
+		var r restore.Result
 		if o.status != 0 || json.Unmarshal([]byte(o.out), &r) != nil {
 			t.Fatal(fmt.Sprint(o))
 		}

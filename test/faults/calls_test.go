@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -125,11 +125,11 @@ func newPlace(t *testing.T, m *machine, old bool) *place {
 	return p
 }
 
-type saving = func(ctx context.Context) (*snapshot.SaveResult, error)
+type saving = func(ctx context.Context) (*save.Result, error)
 
 func (m *machine) save(p *place) saving {
-	return func(ctx context.Context) (*snapshot.SaveResult, error) {
-		return snapshot.Save(ctx, snapshot.SaveOptions{Image: p.image, Socket: m.socket, Force: p.old != "", Channels: 2})
+	return func(ctx context.Context) (*save.Result, error) {
+		return save.Save(ctx, save.Options{Image: p.image, Socket: m.socket, Force: p.old != "", Channels: 2})
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/qmp"
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
 // say has a pretender say something before its answer.
@@ -69,7 +69,7 @@ func TestDialogue(t *testing.T) {
 	at := &place{dir: t.TempDir()}
 	at.image = filepath.Join(at.dir, "image")
 	save := func(ctx context.Context) error {
-		_, err := snapshot.Save(ctx, snapshot.SaveOptions{Image: at.image, Socket: p.socket})
+		_, err := save.Save(ctx, save.Options{Image: at.image, Socket: p.socket})
 		return err
 	}
 	var steps []string

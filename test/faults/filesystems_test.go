@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
 // TestFileSystems saves to file systems that fail. They are real ones, or FUSE's.
@@ -43,7 +43,7 @@ func onFUSE(t *testing.T, m *machine) {
 			}
 			p.old = r.ID
 		}
-		if _, err := snapshot.Save(t.Context(), snapshot.SaveOptions{Image: p.image, Socket: m.socket}); err == nil || !strings.Contains(err.Error(), "--force") {
+		if _, err := save.Save(t.Context(), save.Options{Image: p.image, Socket: m.socket}); err == nil || !strings.Contains(err.Error(), "--force") {
 			t.Errorf("over an existing image: %v", err)
 		}
 		p.files(t)

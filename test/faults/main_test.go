@@ -23,7 +23,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/image"
 )
 
 func do(t *testing.T, err error) {
@@ -106,7 +106,7 @@ func (p *place) files(t *testing.T) {
 // what checks what is at the path: as before, or a whole image that is new. It says whether it is new.
 func (p *place) what(t *testing.T) (isNew bool) {
 	t.Helper()
-	r, err := snapshot.Verify(context.Background(), snapshot.VerifyOptions{Image: p.image})
+	r, err := image.Verify(context.Background(), image.VerifyOptions{Image: p.image})
 	if _, e := os.Lstat(p.image); errors.Is(e, os.ErrNotExist) {
 		if p.old != "" {
 			t.Error("the old image is gone")
@@ -127,7 +127,7 @@ func (p *place) reset(t *testing.T) {
 		do(t, os.RemoveAll(p.image))
 		return
 	}
-	r, err := snapshot.Verify(context.Background(), snapshot.VerifyOptions{Image: p.image})
+	r, err := image.Verify(context.Background(), image.VerifyOptions{Image: p.image})
 	do(t, err)
 	p.old = r.ID
 }

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/snapshot"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -90,7 +90,7 @@ func cutPower(t *testing.T, m *machine, old, named bool) {
 			if name != "image" {
 				hidden := filepath.Join(replay, "hidden")
 				d.file(t, rnd, inode, cut, hidden)
-				if r, err := snapshot.Verify(t.Context(), snapshot.VerifyOptions{Image: hidden}); err == nil && r.ID != id {
+				if r, err := image.Verify(t.Context(), image.VerifyOptions{Image: hidden}); err == nil && r.ID != id {
 					t.Errorf("%s is taken for an image", name)
 				}
 			}
@@ -105,7 +105,7 @@ func cutPower(t *testing.T, m *machine, old, named bool) {
 // whatIs says what is at the path after a power cut: nothing, old, new; all else is an error.
 func whatIs(t *testing.T, path, old, id string) string {
 	t.Helper()
-	r, err := snapshot.Verify(t.Context(), snapshot.VerifyOptions{Image: path})
+	r, err := image.Verify(t.Context(), image.VerifyOptions{Image: path})
 	_, none := os.Stat(path)
 	switch {
 	case errors.Is(none, os.ErrNotExist):

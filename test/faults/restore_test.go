@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
@@ -38,8 +38,8 @@ type restoring struct {
 func (r *restoring) once(t *testing.T, undo func()) error {
 	dir := t.TempDir()
 	own := filepath.Join(dir, "own")
-	v, err := snapshot.Restore(context.Background(), snapshot.RestoreOptions{
-		Image: r.image, Mode: snapshot.Eager, Detach: true, Channels: 2,
+	v, err := restore.Restore(context.Background(), restore.Options{
+		Image: r.image, Mode: restore.Eager, Detach: true, Channels: 2,
 		Command: []string{lookPath(t), "-accel", vm.Accelerator(), "-machine", "pc,memory-backend=ram0", "-object", "memory-backend-memfd,id=ram0,size=16M,share=on",
 			"-m", "16M", "-nodefaults", "-display", "none", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 			"-chardev", "socket,id=own,path=" + own + ",server=on,wait=off", "-mon", "chardev=own,mode=control"},

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
 // TestThenHangs: a save with --then stay or quit hangs when its pages are written, and is cancelled, or its pause gets too long.
@@ -17,7 +17,7 @@ import (
 func TestThenHangs(t *testing.T) {
 	p := newPretender(t)
 	stopped := errors.New("the user is tired of it")
-	for _, then := range []snapshot.Then{snapshot.ThenStay, snapshot.ThenQuit} {
+	for _, then := range []save.Then{save.ThenStay, save.ThenQuit} {
 		for _, k := range []kind{fsync, link} {
 			for _, limit := range []time.Duration{0, 200 * time.Millisecond} {
 				p.reset(nil)
@@ -36,7 +36,7 @@ func TestThenHangs(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				ended := make(chan error, 1)
 				go func() {
-					_, err := snapshot.Save(ctx, snapshot.SaveOptions{Image: at.image, Socket: p.socket, Then: then, MaxPause: limit})
+					_, err := save.Save(ctx, save.Options{Image: at.image, Socket: p.socket, Then: then, MaxPause: limit})
 					ended <- err
 				}()
 				<-hangs

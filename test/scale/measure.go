@@ -16,7 +16,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/snapshot"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/reservoir"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -58,14 +59,14 @@ func (m *measurement) guest(ctx context.Context, size int) error {
 		if err := m.rounds(sample{what: "save", ram: gib(size), speed: speed}, func() (sample, error) { return m.save(v, m.image) }); err != nil {
 			return err
 		}
-		if err := m.rounds(sample{what: "eager", ram: gib(size), speed: speed}, func() (sample, error) { return m.restore(v, snapshot.Eager) }); err != nil {
+		if err := m.rounds(sample{what: "eager", ram: gib(size), speed: speed}, func() (sample, error) { return m.restore(v, restore.Eager) }); err != nil {
 			return err
 		}
 	}
 	if err := m.slow.set(0); err != nil {
 		return err
 	}
-	if err := m.rounds(sample{what: "instant", ram: gib(size)}, func() (sample, error) { return m.restore(v, snapshot.Instant) }); err != nil {
+	if err := m.rounds(sample{what: "instant", ram: gib(size)}, func() (sample, error) { return m.restore(v, restore.Instant) }); err != nil {
 		return err
 	}
 	if size == 4096 {
@@ -95,7 +96,7 @@ func (m *measurement) diffs(ctx context.Context, v *vm.VM, size int) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	var r snapshot.RestoreResult
+	var r restore.Result
 	if _, err := m.ramjet(&r, append([]string{"restore", "--json", "--detach", "--prefetch=off", m.image, "--", v.Program}, v.ArgsIn(dir)...)...); err != nil {
 		return err
 	}
@@ -147,14 +148,14 @@ func (m *measurement) rounds(of sample, once func() (sample, error)) error {
 
 func (m *measurement) save(v *vm.VM, image string, flags ...string) (s sample, err error) {
 	os.Remove(image)
-	var r snapshot.SaveResult
+	var r save.Result
 	s.cpu, err = m.ramjet(&r, append([]string{"save", "--json", "--qmp", v.QMP, image}, flags...)...)
 	s.moved, s.seconds, s.pause = float64(r.BytesStored)/1e9, r.DurableSeconds, r.PauseSeconds
 	return s, err
 }
 
 // restore restores the image, which is not cached: it was written past the page cache.
-func (m *measurement) restore(v *vm.VM, mode snapshot.Mode) (s sample, err error) {
+func (m *measurement) restore(v *vm.VM, mode restore.Mode) (s sample, err error) {
 	dir, err := os.MkdirTemp("", "ramjet-scale-vm-")
 	if err != nil {
 		return s, err
@@ -166,7 +167,7 @@ func (m *measurement) restore(v *vm.VM, mode snapshot.Mode) (s sample, err error
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	f.Close()
-	if mode == snapshot.Eager {
+	if mode == restore.Eager {
 		s.moved = m.saved()
 		memory, err := m.beforeLoad(s.moved)
 		if err != nil {
@@ -174,7 +175,7 @@ func (m *measurement) restore(v *vm.VM, mode snapshot.Mode) (s sample, err error
 		}
 		defer memory.Close()
 	}
-	var r snapshot.RestoreResult
+	var r restore.Result
 	args := append([]string{"restore", "--json", "--detach", "--prefetch=off", "--mode", string(mode), m.image, "--", v.Program}, v.ArgsIn(dir)...)
 	s.cpu, err = m.ramjet(&r, args...)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/ramjet-vm/ramjet/migration"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // tables are what was measured and what fits it, in Markdown.
@@ -15,7 +15,7 @@ func (m *measurement) tables() string {
 	var b strings.Builder
 	b.WriteString("| what | RAM GiB | channels | device MB/s | moved GB | seconds | MB/s | pause s | CPU s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, s := range m.samples {
-		fmt.Fprintf(&b, "| %s | %g | %s | %s | %.3f | %.3f | %s | %s | %.2f |\n", s.what, s.ram, or(s.channels, strconv.Itoa(migration.DefaultChannels)), or(s.speed, "as it is"),
+		fmt.Fprintf(&b, "| %s | %g | %s | %s | %.3f | %.3f | %s | %s | %.2f |\n", s.what, s.ram, or(s.channels, strconv.Itoa(transfer.DefaultChannels)), or(s.speed, "as it is"),
 			s.moved, s.seconds, rate(s), figure(s.pause), s.cpu)
 	}
 	b.WriteString("\n| what | device MB/s | seconds = | largest error | samples |\n|---|--:|---|--:|--:|\n")

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package inspect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/seal"
+	"github.com/ramjet-vm/ramjet/transfer"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// SealOptions are what Seal can be told. Only Image is required.
+type SealOptions struct {
+	Image    string
+	Channels int // 1 to 255; 0: chosen
+	Direct   directio.Mode
+
+	Progress *image.Progress
+	Log      func(string)
+}
+
+// SealResult is what `ramjet seal --json` prints. Sizes are in bytes.
+type SealResult struct {
+	Image       string  `json:"image"`
+	ID          string  `json:"id"`
+	Format      string  `json:"format"` // who wrote the image: ramjet, qemu or libvirt
+	PagesStored int64   `json:"pages_stored"`
+	BytesStored int64   `json:"bytes_stored"`
+	SealBytes   int64   `json:"seal_bytes"` // what the file has grown by
+	Seconds     float64 `json:"seconds"`
+}
+
+// ErrSealed: the image has a seal.
+var ErrSealed = errors.New("the image is sealed already")
+
+// Seal adds a seal to an image that QEMU or libvirt wrote, in place: it is appended behind the stream's end, where QEMU
+// does not look, and counts only when its footer, which is written last, is there. Not a byte that was in the file
+// changes, so a VM may run from the image meanwhile. If it fails what it wrote is cut off again; if it
+// is killed, or the power fails, the image can be sealed again.
+func Seal(ctx context.Context, o SealOptions) (*SealResult, error) {
+	if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	s, err := openToSeal(o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.file.Close()
+	m, err := s.describe()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.run(ctx, m); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.Image, err)
+	}
+	s.result.Seconds = time.Since(began).Seconds()
+	return s.result, nil
+}
+
+// sealing is one Seal under way.
+type sealing struct {
+	SealOptions
+	file   *directio.File
+	image  *mappedram.Image
+	was    os.FileInfo
+	result *SealResult
+}
+
+func openToSeal(o SealOptions) (*sealing, error) {
+	f, err := image.OpenRegular(o.Image)
+	if err != nil {
+		return nil, err
+	}
+	f.Close()
+	f, err = os.OpenFile(o.Image, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("no permission to write to %s, which is where the seal goes", o.Image)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &sealing{SealOptions: o}
+	if s.file, err = directio.NewFile(f); err == nil {
+		err = s.open()
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%s: %w", o.Image, err)
+	}
+	return s, nil
+}
+
+func (s *sealing) open() (err error) {
+	if err := unix.Flock(int(s.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return fmt.Errorf("another ramjet is sealing it: %w", err)
+	}
+	if s.was, err = s.file.Stat(); err != nil {
+		return err
+	}
+	s.image, err = mappedram.Open(s.file, s.was.Size())
+	switch {
+	case err == nil && s.image.Seal != nil:
+		return fmt.Errorf("%w, its id is %s: check it with ramjet verify", ErrSealed, s.image.Seal.ID)
+	case err != nil && s.image != nil && s.image.Unfinished:
+		if s.Log != nil {
+			s.Log(fmt.Sprintf("there is an unfinished seal at offset %d, which is replaced", s.image.StreamEnd))
+		}
+		return nil
+	}
+	return err
+}
+
+// describe is the metadata without what only reading the pages tells.
+func (s *sealing) describe() (*seal.Metadata, error) {
+	m := &seal.Metadata{
+		// When it was made, as far as that can be told.
+		Created: s.was.ModTime().UTC(), Format: s.image.Format,
+		RamjetVersion: image.VersionString(), MachineType: s.image.Config.MachineType,
+	}
+	sections, err := s.image.DeviceSections()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Image, err)
+	}
+	if state, err := vmstate.RunState(sections); err == nil {
+		m.WasRunning = state == "running" || state == "suspended"
+	} else if s.image.Libvirt != nil {
+		m.WasRunning = s.image.Libvirt.WasRunning
+	}
+	return m, nil
+}
+
+func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
+	reopen := directio.Reopen{File: s.file.File}
+	io, err := directio.Choose(s.Direct, reopen, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	s.Progress.SetPhase("reading pages")
+	params := transfer.Params{Channels: s.Channels, Direct: io.Direct, Cached: io.Cached}
+	stored, sums, err := image.SumImage(ctx, s.image, reopen, params, image.Beside(s.Image), s.Progress)
+	if err != nil {
+		return err
+	}
+	defer sums.Close()
+	if err := image.DescribeStream(m, s.image, stored); err != nil {
+		return err
+	}
+	s.Progress.SetPhase("sealing")
+	id, end, err := s.append(m, stored, sums)
+	if err != nil {
+		return err
+	}
+	s.result = &SealResult{
+		Image: s.Image, ID: id.String(), Format: m.Format, PagesStored: m.TotalStored(),
+		BytesStored: m.TotalStored() * mappedram.PageSize, SealBytes: end - s.image.StreamEnd,
+	}
+	return nil
+}
+
+// append writes the seal, durably, or takes away what it wrote of it. What somebody else wrote behind the stream meanwhile is not
+// touched.
+func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *transfer.Sums) (id seal.ID, end int64, err error) {
+	start := s.image.StreamEnd
+	if err := s.unchanged(); err != nil {
+		return id, 0, err
+	}
+	if s.was.Size() > start { // what an interrupted attempt left
+		if err := s.file.Truncate(start); err != nil {
+			return id, 0, err
+		}
+	}
+	w := &footerLast{file: s.file}
+	if id, err = image.Seal(w, start, m, stored, sums); err == nil {
+		end, err = w.finish()
+	}
+	if err == nil {
+		err = s.endsAt(end)
+	}
+	if err != nil && w.end > start && s.endsAt(w.end) == nil {
+		err = errors.Join(err, s.file.Truncate(start))
+	}
+	return id, end, err
+}
+
+var errWritten = errors.New("somebody writes to it: try again when that has ended")
+
+// endsAt refuses a file in which somebody has written behind a seal that ends at end.
+func (s *sealing) endsAt(end int64) error {
+	now, err := s.file.Stat()
+	if err == nil && now.Size() > end {
+		err = errWritten
+	}
+	return err
+}
+
+// unchanged refuses a file that somebody has written to since we opened it.
+func (s *sealing) unchanged() error {
+	now, err := s.file.Stat()
+	if err == nil && (now.Size() != s.was.Size() || !now.ModTime().Equal(s.was.ModTime())) {
+		err = errWritten
+	}
+	return err
+}
+
+// footerLast writes a seal, which comes piece after piece from front to end, in such an order that a power failure at
+// any moment leaves a whole seal, or one that shows that it is not: the first piece, in which the metadata are, is
+// durable before the others, and all of them before the footer.
+type footerLast struct {
+	file *directio.File
+	held []byte // the last bytes so far, which are not in the file yet
+	at   int64  // where held goes
+	end  int64  // of what was written, or would have been if it had not failed; 0: nothing was
+}
+
+func (w *footerLast) WriteAt(p []byte, off int64) (int, error) {
+	first := w.held == nil
+	if first {
+		w.at = off
+	}
+	b := append(w.held, p...)
+	n := max(0, len(b)-seal.FooterSize)
+	if err := w.Write(b[:n]); err != nil {
+		return 0, err
+	}
+	w.held, w.at = append(make([]byte, 0, len(b)-n), b[n:]...), w.at+int64(n)
+	if first {
+		return len(p), w.file.Sync()
+	}
+	return len(p), nil
+}
+
+// finish writes the footer and returns where the file ends.
+func (w *footerLast) finish() (end int64, err error) {
+	if err := w.file.Sync(); err != nil {
+		return 0, err
+	}
+	if err := w.Write(w.held); err != nil {
+		return 0, err
+	}
+	return w.end, w.file.Sync()
+}
+
+func (w *footerLast) Write(p []byte) error {
+	w.end = w.at + int64(len(p))
+	_, err := w.file.WriteAt(p, w.at)
+	return err
+}

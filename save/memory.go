@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package save
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/transfer"
+	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+// MemoryBlock is a piece of memory that a program has as a file: a memfd, shared memory, a file of hugetlbfs.
+type MemoryBlock struct {
+	Name   string // in the image; different for each, 1 to 255 bytes
+	File   *os.File
+	Offset int64 // in the file; a multiple of 4096 as Length is
+	Length int64
+}
+
+// MemoryOptions are what Memory can be told. Image and Blocks are required.
+type MemoryOptions struct {
+	Image    string
+	Blocks   []MemoryBlock
+	Force    bool // replace an existing image
+	Channels int  // 1 to 255; 0: chosen
+	Direct   directio.Mode
+	Progress *image.Progress
+}
+
+// Memory saves memory that the calling program owns, without any QEMU: for a VMM, a database, a test. The memory must
+// not change meanwhile. The image is sealed, durable and whole when it is there, as those of Save are. Get the
+// memory back with package mappedram, which says where in the file each block's pages are: to map them, or to have
+// package migration read them.
+func Memory(ctx context.Context, o MemoryOptions) (*export.ImportResult, error) {
+	began := time.Now()
+	if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
+		return nil, err
+	}
+	if len(o.Blocks) == 0 {
+		return nil, errors.New("no blocks of memory: nothing to save")
+	}
+	i := &export.Importing{
+		ImportOptions: export.ImportOptions{Image: o.Image, Force: o.Force, Channels: o.Channels, Direct: o.Direct, Progress: o.Progress},
+		Result:        &export.ImportResult{Image: o.Image},
+	}
+	defer i.Close()
+	i.Manifest.Machine = "none"
+	var laid []mappedram.Block
+	for _, b := range o.Blocks {
+		f, err := directio.Reopen{File: b.File}.Open(os.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		m, err := guestmem.OpenFile(f, b.Offset, b.Length)
+		if err != nil {
+			return nil, fmt.Errorf("block %s: %w", b.Name, err)
+		}
+		i.Memory = append(i.Memory, m)
+		laid = append(laid, mappedram.Block{Name: b.Name, Length: b.Length})
+	}
+	var err error
+	config := vmstate.Config{MachineType: i.Manifest.Machine, Capabilities: []string{"mapped-ram"}}
+	if i.Layout, err = mappedram.NewLayout(0, config, laid); err != nil {
+		return nil, err
+	}
+	return i.Save(ctx, began)
+}
