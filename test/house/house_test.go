@@ -155,8 +155,7 @@ func local(importPath string) (dir string, own bool) {
 }
 
 func isOutside(dir string) bool {
-	top, _, _ := strings.Cut(dir, "/")
-	return slices.Contains(outside, top)
+	return slices.ContainsFunc(outside, func(o string) bool { return dir == o || strings.HasPrefix(dir, o+"/") })
 }
 
 func listPackages(t *testing.T) (all []pkg) {
