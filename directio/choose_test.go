@@ -232,8 +232,6 @@ func TestMemory(t *testing.T) {
 	expect(Memory{Available: 11 << 20, Waiting: 12.5})
 	put("sys/fs/cgroup/pod/memory.current", "204857600\n")
 	expect(Memory{Available: 1, Waiting: 12.5})
-	put("proc/self/cgroup", "3:memory:/a\n0::/pod\n")
-	expect(Memory{Available: 1 << 30, Waiting: 12.5})
 	if s := (Memory{Available: 1 << 30, Waiting: 12.5}).short(1); !strings.Contains(s, "wait") {
 		t.Errorf("under pressure: %q", s)
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
@@ -153,7 +154,8 @@ func (o prefetchOrder) run() (done prefetched, err error) {
 	if err != nil {
 		return done, err
 	}
-	p := &prefetching{vm: vm, room: available("/") / 2, buf: make([]byte, image.PrefetchUnit)}
+	available, _ := sys.AvailableMemory("/")
+	p := &prefetching{vm: vm, room: available / 2, buf: make([]byte, image.PrefetchUnit)}
 	for _, hot := range []bool{true, false} {
 		for _, name := range o.Blocks {
 			i := img.Index(name)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package restore
+package sys
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAvailable (16.7) has what a process may use be limited by the host, by its control group, and by one above it.
-func TestAvailable(t *testing.T) {
+// TestAvailableMemory (16.7) has what a process may use be limited by the host, by its control group, and by one above it.
+func TestAvailableMemory(t *testing.T) {
 	const mib = 1 << 20
 	v2 := "0::/a/b\n"
 	v1 := "5:cpu,cpuacct:/x\n4:memory:/a/b\n0::/\n"
@@ -45,12 +45,16 @@ func TestAvailable(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if got := available(root); got != c.want {
-				t.Errorf("%d MiB, want %d", got/mib, c.want/mib)
+			if got, known := AvailableMemory(root); got != c.want || !known {
+				t.Errorf("%d MiB (known: %v), want %d", got/mib, known, c.want/mib)
 			}
 		})
 	}
-	if n := available("/"); n <= 0 || n > availableOnHost("/") {
-		t.Errorf("here it is %d", n)
+	if n, known := AvailableMemory(t.TempDir()); n != 0 || known {
+		t.Errorf("without /proc it is %d (known: %v)", n, known)
+	}
+	host, _ := labelled("/proc/meminfo", "MemTotal:")
+	if n, known := AvailableMemory("/"); !known || n <= 0 || n > host<<10 {
+		t.Errorf("here it is %d (known: %v)", n, known)
 	}
 }
