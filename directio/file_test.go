@@ -224,22 +224,6 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-func TestModeFlag(t *testing.T) {
-	for _, s := range []string{"auto", "on", "off"} {
-		var m Mode
-		if err := m.Set(s); err != nil || m.String() != s {
-			t.Errorf("%s is %v, %v", s, m, err)
-		}
-	}
-	var m Mode
-	if err := m.Set("yes"); err == nil || !strings.Contains(err.Error(), "auto, on, off") {
-		t.Error(err)
-	}
-	if m.Type() != "auto|on|off" {
-		t.Error(m.Type())
-	}
-}
-
 func TestAlignment(t *testing.T) {
 	for _, c := range []struct {
 		Alignment

@@ -106,16 +106,6 @@ const (
 	ThenQuit   Then = "quit"
 )
 
-// Set makes a Then usable as a flag.
-func (t *Then) Set(s string) error {
-	switch n := Then(s); n {
-	case ThenResume, ThenStay, ThenQuit:
-		*t = n
-		return nil
-	}
-	return fmt.Errorf("%q is not one of %s, %s, %s", s, ThenResume, ThenStay, ThenQuit)
-}
-
 // NewPause returns the pause of a VM, which it watches from now on. The guest is not touched.
 func NewPause(vm *VM) *Pause {
 	p := &Pause{vm: vm, send: vm.Monitor.Send}

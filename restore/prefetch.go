@@ -31,11 +31,6 @@ const (
 	PrefetchWait Prefetch = "wait"
 )
 
-// Set makes a Prefetch usable as a flag.
-func (p *Prefetch) Set(s string) error {
-	return image.OneOf(p, s, PrefetchOn, PrefetchOff, PrefetchWait)
-}
-
 // Prefetching is the work of a process of its own, since ramjet has gone when the VM that it restored with --detach has
 // hardly begun. It is this program under another name. It reads what the image stores of the mapped blocks, what was
 // last needed first if the image knows that, else in the order of addresses; what is in the page cache already it does not

@@ -28,9 +28,6 @@ const (
 	Eager   Mode = "eager"
 )
 
-// Set makes a Mode usable as a flag.
-func (m *Mode) Set(s string) error { return image.OneOf(m, s, Instant, Eager) }
-
 // Options are what Restore can be told. Only Image is required.
 type Options struct {
 	Image    string

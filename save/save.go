@@ -33,9 +33,6 @@ const (
 	EngineQEMU   Engine = "qemu"
 )
 
-// Set makes an Engine usable as a flag.
-func (e *Engine) Set(s string) error { return image.OneOf(e, s, EngineAuto, EngineRamjet, EngineQEMU) }
-
 // Then says what becomes of the VM after the save.
 type Then = qemu.Then
 

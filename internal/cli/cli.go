@@ -46,12 +46,12 @@ type app struct {
 	out, err io.Writer
 	json     bool
 	verbose  verbosity
-	progress progressMode
+	progress string
 
 	printed bool   // a result is on standard output
 	partial []byte // the result, a JSON object, of a command that failed
 
-	logFormat logFormat
+	logFormat string
 	command   string // the one that runs, for the log
 
 	warned sync.Map // see warn
@@ -141,10 +141,9 @@ func (a *app) root() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
 	flags.VarPF(&a.verbose, "verbose", "v", "say on standard error what is decided and why; -vv: each command of serve's clients too").NoOptDefVal = "true"
-	flags.Var(&a.logFormat, "log-format", "how --verbose says it: text (key=value) or json, an object a line; implies --verbose")
-	_ = root.RegisterFlagCompletionFunc("log-format", fixed("text", "json"))
-	flags.Var(&a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none")
-	_ = root.RegisterFlagCompletionFunc("progress", fixed("auto", "bar", "json", "none"))
+	addChoice(root, flags, &a.logFormat, "log-format", "how --verbose says it: text (key=value) or json, an object a line; implies --verbose", "text", "json")
+	a.progress = "auto"
+	addChoice(root, flags, &a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none", "auto", "bar", "json", "none")
 	root.AddCommand(a.save(), a.restore(), a.clone(), a.verify(), a.seal(), a.inspect(), a.ls(), a.diff(), a.export(), a.importImage(), a.serve(), a.version())
 	root.SetHelpCommand(helpCommand(root))
 	completion(root)

@@ -73,12 +73,12 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	}
 	f := c.Flags()
 	f.IntVarP(&o.N, "number", "n", 0, "start `N` of them")
-	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guests ask for it, or before they run")
+	addChoice(c, f, &o.Mode, "mode", "when memory comes: as the guests ask for it, or before they run", restore.Instant, restore.Eager)
 	f.StringVar(&o.Socket, "qmp-dir", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
 	f.StringVar(&dir, "qmp", "", "the same as --qmp-dir `DIR`")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp-dir")
-	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
+	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
 	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
 	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
 	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
@@ -86,10 +86,7 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VMs run, and say on standard error what was found")
 	f.BoolVar(&printCommand, "print-command", false, "print the command lines that would be run, and stop")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (eager; default: chosen)")
-	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
-	_ = c.RegisterFlagCompletionFunc("prefetch", fixed("on", "off", "wait"))
-	_ = c.RegisterFlagCompletionFunc("mode", fixed("instant", "eager"))
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	addDirectIO(c, &o.Direct, "read pages past the page cache (eager)")
 	return c
 }
 

@@ -82,7 +82,7 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 		},
 	}
 	f := c.Flags()
-	f.Var(oneWord(&format, "raw|elf|flat|age"), "format", "what OUT becomes (required, unless there is a recipient)")
+	f.Var(&format, "format", "what OUT becomes (required, unless there is a recipient)")
 	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
 	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses, and NAME@ADDRESS for what is plugged in (default: as recorded)")
 	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; may be given again")
@@ -90,16 +90,16 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
 	f.BoolVar(&o.Force, "force", false, "replace what is at OUT")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
+	addDirectIO(c, &o.Direct, "read pages past the page cache")
 	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf", "flat", "age"))
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
 }
 
 // exportFormat is --format; which words it takes is checked with the other flags.
 type exportFormat string
 
-// Set makes an exportFormat usable as a flag.
+func (e *exportFormat) String() string     { return string(*e) }
+func (e *exportFormat) Type() string       { return "raw|elf|flat|age" }
 func (e *exportFormat) Set(s string) error { *e = exportFormat(s); return nil }
 
 // standard, as a file's name, stands for standard input or output.

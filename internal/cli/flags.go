@@ -4,30 +4,56 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ramjet-vm/ramjet/directio"
 )
 
-// word is a flag of a few words. The value itself says which it takes.
-type word[T ~string, P interface {
-	*T
-	Set(string) error
-}] struct {
-	value P
-	words string
+// choice is a flag that takes one of a few values, each by the word that fmt prints for it.
+type choice[T comparable] struct {
+	value *T
+	words []string
+	all   []T
 }
 
-func oneWord[T ~string, P interface {
-	*T
-	Set(string) error
-}](value P, words string) *word[T, P] {
-	return &word[T, P]{value, words}
+// addChoice adds to flags a choice between all, and the completion of its words for shells. *value is the default.
+func addChoice[T comparable](c *cobra.Command, flags *pflag.FlagSet, value *T, name, usage string, all ...T) {
+	f := &choice[T]{value: value, all: all}
+	for _, v := range all {
+		f.words = append(f.words, fmt.Sprint(v))
+	}
+	flags.Var(f, name, usage)
+	_ = c.RegisterFlagCompletionFunc(name, fixed(f.words...))
 }
 
-func (w *word[T, P]) String() string     { return string(*w.value) }
-func (w *word[T, P]) Set(s string) error { return w.value.Set(s) }
-func (w *word[T, P]) Type() string       { return w.words }
+// addDirectIO adds --direct-io.
+func addDirectIO(c *cobra.Command, mode *directio.Mode, usage string) {
+	addChoice(c, c.Flags(), mode, "direct-io", usage, directio.Auto, directio.On, directio.Off)
+}
+
+// String is the default in help texts. pflag calls it on the zero value too.
+func (f *choice[T]) String() string {
+	if f.value == nil {
+		return ""
+	}
+	return fmt.Sprint(*f.value)
+}
+
+func (f *choice[T]) Type() string { return strings.Join(f.words, "|") }
+
+func (f *choice[T]) Set(s string) error {
+	i := slices.Index(f.words, s)
+	if i < 0 {
+		return fmt.Errorf("%q is not one of %s", s, strings.Join(f.words, ", "))
+	}
+	*f.value = f.all[i]
+	return nil
+}
 
 // bandwidth is a number of bytes a second with an optional suffix; units are of 1024.
 type bandwidth int64

@@ -72,8 +72,7 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 	f.BoolVar(&o.KeepCommandLine, "keep-command-line", false, "record how the VM was started, which a restore without arguments runs")
 	f.StringArrayVar(&identities, "identity", nil, "decrypt with the secret keys in `FILE`, as age-keygen writes it; may be given again")
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	addDirectIO(c, &o.Direct, "write pages past the page cache")
 	return c
 }
 

@@ -9,21 +9,6 @@ import (
 	"strconv"
 )
 
-// logFormat is how --verbose speaks; "" is for people.
-type logFormat string
-
-func (l *logFormat) String() string { return string(*l) }
-func (l *logFormat) Type() string   { return "text|json" }
-
-func (l *logFormat) Set(s string) error {
-	switch s {
-	case "text", "json":
-		*l = logFormat(s)
-		return nil
-	}
-	return fmt.Errorf("%q is not one of text, json", s)
-}
-
 // verbosity is how often --verbose was given.
 type verbosity int
 

@@ -14,27 +14,6 @@ import (
 	"github.com/ramjet-vm/ramjet/image"
 )
 
-// progressMode is how progress is shown.
-type progressMode string
-
-func (p *progressMode) String() string {
-	if *p == "" {
-		return "auto"
-	}
-	return string(*p)
-}
-
-func (p *progressMode) Type() string { return "auto|bar|json|none" }
-
-func (p *progressMode) Set(s string) error {
-	switch s {
-	case "auto", "bar", "json", "none":
-		*p = progressMode(s)
-		return nil
-	}
-	return fmt.Errorf("%q is not one of auto, bar, json, none", s)
-}
-
 // show makes a Progress and shows it while work is under way, if it is to be shown at all. The returned
 // function ends that.
 func (a *app) show(p **image.Progress) (done func()) {
@@ -65,7 +44,7 @@ func (a *app) drawer() func(p *image.Progress, last bool) {
 	switch {
 	case a.progress == "json":
 		return a.drawJSON
-	case a.progress == "bar", (a.progress == "" || a.progress == "auto") && isTerminal(a.err):
+	case a.progress == "bar", a.progress == "auto" && isTerminal(a.err):
 		return a.drawBar()
 	}
 	return nil

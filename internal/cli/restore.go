@@ -74,10 +74,10 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 		},
 	}
 	f := c.Flags()
-	f.Var(oneWord(&o.Mode, "instant|eager"), "mode", "when memory comes: as the guest asks for it, or before it runs")
+	addChoice(c, f, &o.Mode, "mode", "when memory comes: as the guest asks for it, or before it runs", restore.Instant, restore.Eager)
 	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
-	f.Var(oneWord(&o.Prefetch, "on|off|wait"), "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done")
+	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
 	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
 	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
 	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
@@ -85,10 +85,7 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VM runs, and say on standard error what was found")
 	f.BoolVar(&printCommand, "print-command", false, "print the command line that would be run, and stop")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "read pages past the page cache (eager)")
-	_ = c.RegisterFlagCompletionFunc("prefetch", fixed("on", "off", "wait"))
-	_ = c.RegisterFlagCompletionFunc("mode", fixed("instant", "eager"))
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	addDirectIO(c, &o.Direct, "read pages past the page cache (eager)")
 	return c
 }
 

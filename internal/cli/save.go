@@ -70,10 +70,10 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 	f := c.Flags()
 	f.StringVar(&o.Socket, "qmp", "", "the VM's QMP `SOCKET` (default: RAMJET_QMP of the environment)")
 	f.IntVar(&o.PID, "pid", 0, "QEMU's process `PID`, where the socket cannot tell it or is to be found by it")
-	f.Var(oneWord(&o.Engine, "auto|ramjet|qemu"), "engine", "who moves the memory: ramjet, or qemu itself where ramjet cannot")
-	f.Var(oneWord(&o.Then, "resume|stay|quit"), "then", "what the VM does after the save")
+	addChoice(c, f, &o.Engine, "engine", "who moves the memory: ramjet, or qemu itself where ramjet cannot", save.EngineAuto, save.EngineRamjet, save.EngineQEMU)
+	addChoice(c, f, &o.Then, "then", "what the VM does after the save", save.ThenResume, save.ThenStay, save.ThenQuit)
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "write pages past the page cache")
+	addDirectIO(c, &o.Direct, "write pages past the page cache")
 	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
 	f.DurationVar(&o.MaxPause, "max-pause", 0, "let the VM go on, and fail, when it stands still for longer than `DURATION`, 2s say; 0 for no limit")
 	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
@@ -81,9 +81,6 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
 	f.BoolVar(&noSandbox, "no-sandbox", false, "keep the rights that are given up once the VM is attached: to files, system calls")
-	_ = c.RegisterFlagCompletionFunc("engine", fixed("auto", "ramjet", "qemu"))
-	_ = c.RegisterFlagCompletionFunc("then", fixed("resume", "stay", "quit"))
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
 	return c
 }
 

@@ -43,7 +43,6 @@ interrupted, seal the image again. ramjet save seals its images itself.`,
 	}
 	f := c.Flags()
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	addDirectIO(c, &o.Direct, "read pages past the page cache")
 	return c
 }

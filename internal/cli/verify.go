@@ -48,8 +48,7 @@ Of several images each is checked, whatever is wrong with the others; with --jso
 	f := c.Flags()
 	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	f.Var(&o.Direct, "direct-io", "read pages past the page cache")
-	_ = c.RegisterFlagCompletionFunc("direct-io", fixed("auto", "on", "off"))
+	addDirectIO(c, &o.Direct, "read pages past the page cache")
 	return c
 }
 
