@@ -226,8 +226,12 @@ func TestGuardianDies(t *testing.T) {
 	file := w.ready("pause-before-switchover")
 	w.ask(migrateIt, empty)
 	w.until(queryMigrate, `"pre-switchover"`)
-	if err := unix.Kill(guardian(t), unix.SIGKILL); err != nil {
+	pid := guardian(t)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
+	}
+	for unix.Kill(pid, 0) == nil { // a process that is killed has its pipe open until it gets its turn
+		time.Sleep(time.Millisecond)
 	}
 	w.ask(`{"execute":"migrate-continue","arguments":{"state":"pre-switchover"}}`, empty)
 	w.until(queryMigrate, `"completed"`)

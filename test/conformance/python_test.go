@@ -5,23 +5,25 @@ package conformance
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
 // pythonPath names the variable with the directory in which python3 finds QEMU's package qemu.qmp: python of QEMU's source
-// up to 10.1, or where pip has put it.
+// up to 10.1, or where pip has put it. Without it that is where scripts/setup --tests has.
 const pythonPath = "RAMJET_PYTHONPATH"
 
 // needPython returns what runs Python with qemu.qmp.
 func needPython(t *testing.T) func(args ...string) *exec.Cmd {
 	t.Helper()
+	dir := os.Getenv(pythonPath)
+	if dir == "" {
+		dir, _ = filepath.Abs("../../.cache/python")
+	}
 	run := func(args ...string) *exec.Cmd {
 		c := exec.CommandContext(t.Context(), "python3", args...)
-		c.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
-		if dir := os.Getenv(pythonPath); dir != "" {
-			c.Env = append(c.Env, "PYTHONPATH="+dir)
-		}
+		c.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH="+dir)
 		return c
 	}
 	if out, err := run("-c", "import qemu.qmp").CombinedOutput(); err != nil {
