@@ -6,34 +6,29 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 )
 
-// A publisher is a small process that gives a confined save's image its name, or takes the temporary name away. It is started before
+// A publisher is an attendant that gives a confined save's image its name, or takes the temporary name away. It is started before
 // the save gives up its rights, and which file, directory and names those are is fixed then: all that it can be told is
 // to do it. So a save that its guest has taken over can name, replace and remove no other file. It ends when its pipe is closed.
-//
-// It is this program itself under another name, as a guardian is.
 type publisher struct {
-	cmd     *exec.Cmd
-	orders  *os.File
-	answers io.Reader
+	*attendant.Process
 }
 
-const publisherName = "ramjet-publisher"
+// Publisher is to be registered in main (attendant.Main).
+var Publisher = attendant.Kind{Name: "ramjet-publisher", Run: publishes}
 
-// What it can be told, a byte each.
+// Orders to a publisher.
 const (
-	orderPublish = 'p'
-	orderDiscard = 'd'
+	orderPublish = "publish"
+	orderDiscard = "discard"
 )
 
 // publication is all that the publisher knows. File and directory are its descriptors 3 and 4.
@@ -58,12 +53,6 @@ type publishError struct {
 func (e *publishError) Error() string { return e.text }
 func (e *publishError) Unwrap() error { return e.errno }
 
-func init() {
-	if os.Args[0] == publisherName {
-		os.Exit(publishes())
-	}
-}
-
 // StartPublisher starts one for a target, which asks it for everything from here on.
 func (t *Target) StartPublisher() (err error) {
 	defer func() {
@@ -80,30 +69,18 @@ func (t *Target) StartPublisher() (err error) {
 		return err
 	}
 	defer dir.Close()
-	in, out, err := os.Pipe()
+	p, err := Publisher.Start([]string{string(what)}, t.File.File, dir)
 	if err != nil {
 		return err
 	}
-	defer in.Close()
-	p := &publisher{cmd: exec.Command("/proc/self/exe"), orders: out}
-	p.cmd.Args = []string{publisherName, string(what)}
-	p.cmd.Stdin, p.cmd.ExtraFiles, p.cmd.Env = in, []*os.File{t.File.File, dir}, []string{"GOMAXPROCS=1"}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C is not meant for it
-	if p.answers, err = p.cmd.StdoutPipe(); err == nil {
-		err = p.cmd.Start()
-	}
-	if err != nil {
-		out.Close()
-		return err
-	}
-	t.publisher = p
+	t.publisher = &publisher{p}
 	return nil
 }
 
 // ask has it do something and waits for that.
-func (p *publisher) ask(order byte) (a published, err error) {
-	if _, err = p.orders.Write([]byte{order}); err == nil {
-		err = json.NewDecoder(p.answers).Decode(&a)
+func (p *publisher) ask(order string) (a published, err error) {
+	if err = p.Order(order); err == nil {
+		err = p.Answer(&a)
 	}
 	if err != nil {
 		return a, fmt.Errorf("the process that names the image is gone: %w", err)
@@ -114,32 +91,33 @@ func (p *publisher) ask(order byte) (a published, err error) {
 	return a, nil
 }
 
+// Close ends the publisher, and waits for its end.
 func (p *publisher) Close() {
-	p.orders.Close()
-	_ = p.cmd.Wait()
+	p.Process.Close()
+	<-p.Ended()
 }
 
-// publishes is the publisher's whole life.
-func publishes() int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+// publishes is what a publisher does.
+func publishes(in *attendant.Orders) int {
 	var what publication
 	if len(os.Args) != 2 || json.Unmarshal([]byte(os.Args[1]), &what) != nil {
 		return 1
 	}
 	const dir = "/proc/self/fd/4"
-	image, err := directio.NewFile(os.NewFile(3, "image"))
+	image, err := directio.NewFile(os.NewFile(attendant.FirstFile, "image"))
 	if err != nil {
 		return 1
 	}
 	t := &Target{path: dir + "/" + string(what.Name), hidden: dir + "/" + string(what.Hidden), force: what.Force, File: image, named: what.Named}
 	shown, _ := os.Readlink(dir)
 	for {
-		var order [1]byte
-		if _, err := os.Stdin.Read(order[:]); err != nil {
+		next, err := in.Next()
+		if err != nil {
 			return 0
 		}
-		err := error(nil)
-		switch order[0] {
+		var order string
+		_ = next.Decode(&order)
+		switch order {
 		case orderPublish:
 			err = t.nameDurably()
 		case orderDiscard:
@@ -153,7 +131,7 @@ func publishes() int {
 			a.Error = strings.ReplaceAll(err.Error(), dir, shown)
 			errors.As(err, &a.Errno)
 		}
-		if json.NewEncoder(os.Stdout).Encode(a) != nil {
+		if attendant.Answer(a) != nil {
 			return 1
 		}
 	}

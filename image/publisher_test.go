@@ -13,8 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 )
+
+func TestMain(m *testing.M) {
+	attendant.Main(Publisher)
+	os.Exit(m.Run())
+}
 
 // TestPublisher has the publisher name an image, with a temporary name and without, over another file and not, wherever the directory
 // is by then; and give it up. (Issue 15, point 18.)

@@ -17,8 +17,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/internal/attendant"
+	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
+
+func TestMain(m *testing.M) {
+	attendant.Main(qemu.Guardian)
+	os.Exit(m.Run())
+}
 
 // front is a proxy that serves.
 type front struct {

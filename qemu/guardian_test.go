@@ -14,8 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
+
+func TestMain(m *testing.M) {
+	attendant.Main(Guardian, Leash)
+	os.Exit(m.Run())
+}
 
 // TestGuardianReads: the guardian begins to read anywhere in what the monitor says, on one line each or on many.
 func TestGuardianReads(t *testing.T) {
@@ -63,18 +69,18 @@ func TestGuardianFiles(t *testing.T) {
 		}
 	}
 	vm := &VM{Monitor: monitor, PID: os.Getpid()}
-	g, err := vm.StartGuardian(filepath.Join(before, "unfinished"))
+	g, err := vm.startGuardian(filepath.Join(before, "unfinished"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(before, after); err != nil {
 		t.Fatal(err)
 	}
-	if err := g.write(fmt.Appendf(nil, "{\"files\": [%q]}\n", filepath.Join(after, "other"))); err != nil {
+	if err := g.Order(map[string]any{"files": []string{filepath.Join(after, "other")}}); err != nil {
 		t.Fatal(err)
 	}
 	monitor.Close()
-	g.Abandon(10 * time.Second)
+	g.abandon(10 * time.Second)
 	if _, err := os.Stat(filepath.Join(after, "unfinished")); err == nil {
 		t.Error("the unfinished file is there")
 	}

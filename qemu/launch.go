@@ -105,7 +105,7 @@ type Incoming struct {
 	wrapped bool // cmd is a wrapper, which may have another process for QEMU
 	stderr  *stderrLog
 	exited  chan struct{}
-	leash   *leash
+	leash   leash
 	before  leftovers
 }
 
@@ -137,9 +137,9 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	} else {
 		in.cmd.Stdin, in.cmd.Stdout = os.Stdin, os.Stdout
 	}
-	if in.leash, err = leashOn(ours); err == nil {
+	if in.leash, err = newLeash(ours); err == nil {
 		if err = in.cmd.Start(); err != nil {
-			in.leash.slip()
+			in.leash.release()
 			err = fmt.Errorf("cannot start QEMU: %w", err)
 		}
 	}
@@ -288,7 +288,7 @@ func nonEmpty(s ...string) (out []string) {
 
 // Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
 func (in *Incoming) Release() <-chan struct{} {
-	in.leash.slip()
+	in.leash.release()
 	in.Monitor.Close()
 	in.stderr.release()
 	return in.exited
@@ -323,7 +323,7 @@ func (in *Incoming) Kill() error {
 	}
 	_ = in.cmd.Process.Kill()
 	<-in.exited
-	in.leash.slip()
+	in.leash.release()
 	in.before.remove()
 	return nil
 }

@@ -3,70 +3,41 @@
 package qemu
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-	"os/exec"
-	"os/signal"
-	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 )
 
-// A leash is a small process that ends a QEMU which was started and does not run yet, should this process be killed:
-// nobody would let it run any more, or end it. prctl(PR_SET_PDEATHSIG) would do the same,
-// but cannot be taken back from outside when the VM is to outlive us.
+// A leash is an attendant that ends a QEMU which was started and does not run its guest yet, should this process be killed: nobody would
+// let that guest run any more, or end it. prctl(PR_SET_PDEATHSIG) would do the same, but cannot be taken back from outside when the VM is
+// to outlive this process.
 //
-// It is put on before QEMU is started, so that there is no moment without. It ends QEMU by its process id or, in the moment in
-// which nobody has told that yet, by the other end of its monitor.
-//
-// Like a guardian it is this program itself under another name.
+// The leash starts before QEMU does, so that QEMU is never without it. It ends QEMU by its process id or, before that is known, by a
+// command to its monitor.
 type leash struct {
-	cmd  *exec.Cmd
-	hand *os.File // held open; closed without leave it is a command to end QEMU
+	*attendant.Process
 }
 
-const leashName = "ramjet-leash"
+// Leash is to be registered in main (attendant.Main).
+var Leash = attendant.Kind{Name: "ramjet-leash", Run: holdLeash}
 
-func init() {
-	if os.Args[0] == leashName {
-		os.Exit(holdLeash())
-	}
-}
-
-// newLeash makes one for a QEMU whose monitor's other end is monitor.
-func newLeash(monitor *os.File) (l *leash, err error) {
+// newLeash starts a leash for a QEMU that will have the other end of this connection as its monitor.
+func newLeash(monitor *net.UnixConn) (l leash, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("cannot watch over QEMU: %w", err)
 		}
 	}()
-	in, out, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer in.Close()
-	l = &leash{exec.Command("/proc/self/exe"), out}
-	l.cmd.Args, l.cmd.Env = []string{leashName}, []string{"GOMAXPROCS=1"}
-	l.cmd.Stdin, l.cmd.ExtraFiles = in, []*os.File{monitor}
-	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := l.cmd.Start(); err != nil {
-		out.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-// leashOn is newLeash for a connection.
-func leashOn(monitor *net.UnixConn) (*leash, error) {
 	raw, err := monitor.SyscallConn()
 	if err != nil {
-		return nil, err
+		return l, err
 	}
 	var f *os.File
 	err = raw.Control(func(fd uintptr) {
@@ -76,28 +47,20 @@ func leashOn(monitor *net.UnixConn) (*leash, error) {
 		}
 	})
 	if err != nil || f == nil {
-		return nil, fmt.Errorf("cannot watch over QEMU: no descriptor for its monitor: %w", err)
+		return l, fmt.Errorf("no descriptor for its monitor: %w", err)
 	}
 	defer f.Close()
-	return newLeash(f)
+	l.Process, err = Leash.Start(nil, f)
+	return l, err
 }
 
-// hold says which process it is; of a wrapper that forks, first that and then QEMU.
-func (l *leash) hold(pid int) { fmt.Fprintln(l.hand, pid) }
+// hold names a process that the leash is to end: QEMU, or a wrapper that may fork to run it.
+func (l leash) hold(pid int) { _ = l.Order(pid) }
 
-// slip lets QEMU go. It may be called more than once.
-func (l *leash) slip() {
-	if _, err := l.hand.WriteString(leave); errors.Is(err, os.ErrClosed) {
-		return
-	}
-	l.hand.Close()
-	go l.cmd.Wait()
-}
+// release ends the leash, and leaves QEMU alone. It may be called more than once.
+func (l leash) release() { _ = l.Leave() }
 
-const leave = "leave\n"
-
-// heldProcess is a process that was alive when it was held, by a descriptor (pidfd_open(2)): should it end, its id may become
-// another's before anybody looks.
+// heldProcess is a process and a descriptor of it (pidfd_open(2)): after the process's end the kernel may give its id to another one.
 type heldProcess struct{ pid, fd int }
 
 func holdProcess(pid int) heldProcess {
@@ -108,37 +71,37 @@ func holdProcess(pid int) heldProcess {
 	return heldProcess{pid, fd}
 }
 
-// kill ends the process and its descendants, if it has not ended. What it left behind then has other parents.
+// kill ends the process and its descendants, unless it has ended already. Its children have other parents by then.
 func (p heldProcess) kill() {
 	if p.fd >= 0 && unix.PidfdSendSignal(p.fd, 0, nil, 0) == nil {
 		killTree(p.pid)
 	}
 }
 
-// holdLeash is the process's whole life.
-func holdLeash() int {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+// holdLeash is what a leash does.
+func holdLeash(in *attendant.Orders) int {
 	var held []heldProcess
-	words := bufio.NewScanner(os.Stdin)
-	for words.Scan() {
-		if words.Text()+"\n" == leave {
+	for {
+		order, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
 			return 0
 		}
-		if pid, err := strconv.Atoi(words.Text()); err == nil {
+		var pid int
+		if order.Decode(&pid) == nil {
 			held = append(held, holdProcess(pid))
 		}
 	}
-	if words.Err() != nil {
-		return 0
+	for _, p := range held {
+		p.kill()
 	}
 	if len(held) > 0 {
-		for _, p := range held {
-			p.kill()
-		}
 		return 0
 	}
-	// There may be no QEMU yet, or it is starting: it finds this when it has started, and its end is the end of the connection.
-	m := os.NewFile(3, "monitor")
+	// QEMU may not have been started, or may still be starting: it finds this command when it has started, and closes the connection at its end.
+	m := os.NewFile(attendant.FirstFile, "monitor")
 	if _, err := m.WriteString("\xff{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n"); err == nil {
 		_ = m.SetReadDeadline(time.Now().Add(time.Minute))
 		_, _ = io.Copy(io.Discard, m)

@@ -46,7 +46,7 @@ type Pause struct {
 
 	vm       *VM
 	send     sendFunc // Monitor.Send
-	guardian *Guardian
+	guardian *guardian
 	unwatch  func()
 	lock     *os.File // see Claim
 
@@ -54,12 +54,12 @@ type Pause struct {
 
 	mu       sync.Mutex
 	state    PauseState
-	orders   Orders // without Cont, which the state says
-	found    string // the VM's run state when it was stopped, or that in which it stood
-	stops    int    // STOP events so far
-	disowned bool   // in Stopping: somebody else wants the guest to stand still too
-	panicked bool   // in Stopping: the guest has panicked and is to stand still
-	spoilt   error  // why what is written is worth nothing; nil if it is not so
+	orders   guardianOrders // without Cont, which the state says
+	found    string         // the VM's run state when it was stopped, or that in which it stood
+	stops    int            // STOP events so far
+	disowned bool           // in Stopping: somebody else wants the guest to stand still too
+	panicked bool           // in Stopping: the guest has panicked and is to stand still
+	spoilt   error          // why what is written is worth nothing; nil if it is not so
 	since    time.Time
 	length   time.Duration
 	limit    *time.Timer

@@ -48,7 +48,7 @@ func (p *Pause) Unclaim() {
 // Guard has a guardian stand by from now on, which removes the unfinished files, too, should this process die. It is needed
 // before Hold.
 func (p *Pause) Guard(files ...string) error {
-	g, err := p.vm.StartGuardian(files...)
+	g, err := p.vm.startGuardian(files...)
 	if err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (p *Pause) tell() error {
 	o := p.orders
 	o.Cont = p.state.owed() && !(p.state == Switching && p.disowned)
 	p.watchUs(o.Cont || len(o.Hurry) > 0)
-	return p.guardian.Order(o)
+	return p.guardian.order(o)
 }
 
 // watchUs has the guardian hear a heartbeat from us, or not. It comes from a goroutine that needs p.mu for it, so it
@@ -113,8 +113,8 @@ func (p *Pause) watchUs(on bool) {
 }
 
 // beat tells the guardian until end that we are alive.
-func (p *Pause) beat(g *Guardian, end chan struct{}) {
-	for tick := time.Tick(beatEvery); ; {
+func (p *Pause) beat(g *guardian, end chan struct{}) {
+	for tick := time.Tick(heartbeatInterval); ; {
 		select {
 		case <-end:
 			return
@@ -163,14 +163,14 @@ func (p *Pause) Close() error {
 		return err
 	}
 	if !rest {
-		gone := g.Close()
+		gone := g.dismiss()
 		if rest = errors.Is(gone, ErrNoGuardian); !rest {
 			return errors.Join(err, gone)
 		}
 		err = errors.Join(err, gone)
 	}
 	p.vm.Close()
-	g.Abandon(wait)
+	g.abandon(wait)
 	if g.acted() {
 		// The end of the connection may have been seen before the guardian's.
 		p.mu.Lock()

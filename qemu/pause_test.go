@@ -136,7 +136,7 @@ func (c cell) run(t *testing.T) {
 		_ = s.p.Close()
 	}
 	select {
-	case <-guardian.ended:
+	case <-guardian.Ended():
 	case <-time.After(15 * time.Second):
 		t.Errorf("%v: the guardian does not end", c)
 	}
@@ -216,14 +216,14 @@ func (s *saver) happens(when string) {
 	case "SIGKILL":
 		s.killed = true
 		s.p.vm.Monitor.Close()
-		s.p.guardian.orders.Close()
+		s.p.guardian.Close()
 	case "SIGSTOP":
 		s.p.mute(true)
 		for begin := time.Now(); s.m.now() == "stands" && time.Since(begin) < 2*GuardianPatience; {
 			time.Sleep(10 * time.Millisecond)
 		}
 		s.p.mute(false)
-		time.Sleep(4 * beatEvery)
+		time.Sleep(4 * heartbeatInterval)
 	}
 }
 

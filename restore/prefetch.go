@@ -3,20 +3,15 @@
 package restore
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
@@ -31,23 +26,18 @@ const (
 	PrefetchWait Prefetch = "wait"
 )
 
-// Prefetching is the work of a process of its own, since ramjet has gone when the VM that it restored with --detach has
-// hardly begun. It is this program under another name. It reads what the image stores of the mapped blocks, what was
+// Prefetching is the work of an attendant, since ramjet has gone when the VM that it restored with --detach has
+// hardly begun. It reads what the image stores of the mapped blocks, what was
 // last needed first if the image knows that, else in the order of addresses; what is in the page cache already it does not
 // read. It is nicer than anybody, and ends when it is done, or when the VM does.
 //
 // Where the pages would take more than half of the memory that is available, on the host and in the control groups that this process is
 // in, it reads only so many: the guest fetches the others when it needs them, and nobody has to make room for pages that it may never need.
 
-const prefetcherName = "ramjet-prefetch"
+// Prefetcher is to be registered in main (attendant.Main).
+var Prefetcher = attendant.Kind{Name: "ramjet-prefetch", Run: prefetcher, Terminable: true}
 
-func init() {
-	if os.Args[0] == prefetcherName {
-		os.Exit(prefetcher())
-	}
-}
-
-// prefetchOrder is what the process is told on its standard input. Its descriptor 3 is the image, 4 the base of a diff.
+// prefetchOrder is the process's only order. Its first file is the image, the second the base of a diff.
 type prefetchOrder struct {
 	PID    int
 	Base   bool
@@ -68,65 +58,44 @@ func (r *restore) prefetch(ctx context.Context, pid int) (*prefetched, error) {
 			order.Blocks = append(order.Blocks, b.Name)
 		}
 	}
-	in, err := json.Marshal(order)
+	p, err := Prefetcher.Start(nil, r.launch.Files...)
 	if err != nil {
 		return nil, err
 	}
-	c := exec.Command("/proc/self/exe")
-	c.Args = []string{prefetcherName}
-	c.Env = []string{"GOMAXPROCS=1"}
-	c.ExtraFiles = r.launch.Files
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	stdin, err := c.StdinPipe()
-	if err != nil {
+	defer p.Close()
+	if err := p.Order(order); err != nil || r.Prefetch != PrefetchWait {
 		return nil, err
 	}
-	var out bytes.Buffer
-	if r.Prefetch == PrefetchWait {
-		c.Stdout = &out
-	}
-	if err := c.Start(); err != nil {
-		return nil, err
-	}
-	_, err = stdin.Write(in)
-	stdin.Close()
-	if err != nil || r.Prefetch != PrefetchWait {
-		go c.Wait() // if we are still here then
-		return nil, err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- c.Wait() }()
-	select {
-	case err := <-ended:
-		if err != nil {
-			return nil, err
-		}
-	case <-ctx.Done():
-		return nil, nil
-	}
+	defer context.AfterFunc(ctx, p.Close)()
 	var done prefetched
-	return &done, json.Unmarshal(out.Bytes(), &done)
+	err = p.Answer(&done)
+	switch {
+	case err == nil:
+		return &done, nil
+	case ctx.Err() != nil:
+		return nil, nil
+	case p.Err() != nil:
+		return nil, p.Err()
+	}
+	return nil, err
 }
 
-// prefetcher is the process's whole life. It has nobody to tell an error to but with its exit status.
-func prefetcher() int {
+// prefetcher is what the process does. Its exit status is all that it can say of an error.
+func prefetcher(in *attendant.Orders) int {
 	beNice()
 	var order prefetchOrder
-	b, err := io.ReadAll(os.Stdin)
+	b, err := in.Next()
 	if err == nil {
-		err = json.Unmarshal(b, &order)
+		err = b.Decode(&order)
 	}
 	if err != nil {
 		return 1
 	}
 	done, err := order.run()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if json.NewEncoder(os.Stdout).Encode(done) != nil {
-		return 1
-	}
+	_ = attendant.Answer(done) // nobody reads it unless Restore waits
 	return 0
 }
 
@@ -139,8 +108,8 @@ func beNice() {
 
 func (o prefetchOrder) run() (done prefetched, err error) {
 	img := &image.Image{}
-	if img.File, err = image.Inherited(3); err == nil && o.Base {
-		img.Base, err = image.Inherited(4)
+	if img.File, err = image.Inherited(attendant.FirstFile); err == nil && o.Base {
+		img.Base, err = image.Inherited(attendant.FirstFile + 1)
 	}
 	if err != nil {
 		return done, err

@@ -5,9 +5,7 @@ package restore
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -16,21 +14,21 @@ import (
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 )
 
+func TestMain(m *testing.M) {
+	RunAttendant()
+	os.Exit(m.Run())
+}
+
 // TestPrefetcherIsNice looks at the process that reads behind a guest before it has been told what: within its session, and as a session.
 func TestPrefetcherIsNice(t *testing.T) {
-	c := exec.Command("/proc/self/exe")
-	c.Args = []string{prefetcherName}
-	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	order, err := c.StdinPipe()
+	p, err := Prefetcher.Start(nil)
 	testkit.Check(t, err)
-	testkit.Check(t, c.Start())
-	defer c.Wait()
-	defer order.Close()
+	defer p.Close()
 
 	const nice = 20 - 19 // as the system call has it (getpriority(2))
-	group, says := fmt.Sprintf("/proc/%d/autogroup", c.Process.Pid), ""
+	group, says := fmt.Sprintf("/proc/%d/autogroup", p.PID()), ""
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		own, err := unix.Getpriority(unix.PRIO_PROCESS, c.Process.Pid)
+		own, err := unix.Getpriority(unix.PRIO_PROCESS, p.PID())
 		testkit.Check(t, err)
 		b, err := os.ReadFile(group)
 		if says = string(b); own == nice && (err != nil || strings.HasSuffix(says, "nice 19\n")) {

@@ -19,6 +19,7 @@ import (
 
 // A running QEMU is saved, and goes on running.
 func ExampleSave() {
+	save.RunAttendant() // first in main
 	r, err := save.Save(context.Background(), save.Options{Socket: "/run/vm1.qmp", Image: "/var/lib/vms/vm1.img"})
 	if err != nil {
 		log.Fatal(err)
@@ -28,6 +29,7 @@ func ExampleSave() {
 
 // A VM is started from its image, with its memory mapped from it.
 func ExampleRestore() {
+	restore.RunAttendant() // first in main
 	vm, err := restore.Restore(context.Background(), restore.Options{
 		Image: "/var/lib/vms/vm1.img", Socket: "/run/vm2.qmp", Detach: true,
 	})

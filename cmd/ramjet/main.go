@@ -7,6 +7,12 @@ import (
 	"os"
 
 	"github.com/ramjet-vm/ramjet/internal/cli"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 )
 
-func main() { os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+func main() {
+	save.RunAttendant()
+	restore.RunAttendant()
+	os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}

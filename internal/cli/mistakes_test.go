@@ -20,11 +20,15 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 func TestMain(m *testing.M) {
+	save.RunAttendant()
+	restore.RunAttendant()
 	if os.Getenv(asProgram) != "" {
 		os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}

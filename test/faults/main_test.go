@@ -24,7 +24,15 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/restore"
+	"github.com/ramjet-vm/ramjet/save"
 )
+
+func TestMain(m *testing.M) {
+	save.RunAttendant()
+	restore.RunAttendant()
+	os.Exit(m.Run())
+}
 
 func do(t *testing.T, err error) {
 	t.Helper()
