@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
@@ -21,10 +22,10 @@ const (
 // deviceSections makes the sections of a guest in a run state.
 func deviceSections(state string) ([]byte, error) {
 	b := vmstate.AppendSectionStart(nil, vmstate.TypeFull, timerID, timerName, 0, timerVersion)
-	b = append(b, make([]byte, 24)...)
+	b = append(b, make([]byte, sectionSizes[timerName])...)
 	b = vmstate.AppendFooter(b, timerID)
 	b = vmstate.AppendSectionStart(b, vmstate.TypeFull, globalID, globalName, 0, globalVersion)
-	global := make([]byte, 104)
+	global := make([]byte, sectionSizes[globalName])
 	binary.BigEndian.PutUint32(global, 8)
 	copy(global[4:], "running")
 	global[36] = 1 // the next byte, whether the guest had been suspended, counts
@@ -42,7 +43,7 @@ func loadSections(sections []byte) (string, error) {
 	for _, s := range list {
 		version := map[string]uint32{timerName: timerVersion, globalName: globalVersion}[s.Name]
 		if version == 0 || s.Instance != 0 {
-			return "", unknownSection(s.Name, s.Instance)
+			return "", migration.UnknownSection(s.Name, s.Instance)
 		}
 		if s.Version > version {
 			return "", fmt.Errorf("unsupported version %d for '%s' v%d", s.Version, s.Name, version)
@@ -55,11 +56,5 @@ func loadSections(sections []byte) (string, error) {
 	return state, err
 }
 
-func unknownSection(name string, instance uint32) error {
-	return fmt.Errorf("Unknown section or instance '%s' %d. Make sure that your current VM setup matches your saved VM setup, "+
-		"including any hotplugged devices", name, instance)
-}
-
-func unknownBlock(name string) error {
-	return fmt.Errorf("Unknown ramblock \"%s\", cannot accept migration", name)
-}
+// sectionSizes are the lengths in bytes of the contents of the guest's sections.
+var sectionSizes = map[string]int{timerName: 24, globalName: 104}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
@@ -42,8 +43,7 @@ func FuzzPlainLoad(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer view.Close()
-		l := &load{opened: &Opened{Main: file}}
-		state, err := l.plain(context.Background(), view)
+		state, err := loadPlain(context.Background(), &migration.Incoming{Opened: &migration.Opened{Main: file}}, view)
 		if err == nil && state == "" {
 			t.Error("loaded, and no state")
 		}
@@ -54,7 +54,7 @@ func FuzzPlainLoad(f *testing.F) {
 }
 
 // plainStream saves v.
-func plainStream(t testing.TB, v *View) []byte {
+func plainStream(t testing.TB, v *migration.View) []byte {
 	path := t.TempDir() + "/stream"
 	b := newBench(t, Options{})
 	b.Monitor.memory.pieces[0].file.Close()
@@ -69,7 +69,7 @@ func plainStream(t testing.TB, v *View) []byte {
 	}
 	b.pass(t, path, os.O_WRONLY|os.O_CREATE)
 	b.do(t, "migrate", toSet)
-	if i := b.ended(t); i.Status != statusCompleted {
+	if i := b.ended(t); i.Status != migration.StatusCompleted {
 		t.Fatalf("%+v", i)
 	}
 	stream, err := os.ReadFile(path)

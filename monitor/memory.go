@@ -13,6 +13,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/migration"
 )
 
 // Memory is a guest that is only memory: named pieces of it, each in a file that nobody else needs a name for. A machine
@@ -82,7 +83,7 @@ func (m *Memory) add(p *piece) error {
 	defer m.mu.Unlock()
 	err := error(nil)
 	switch {
-	case m.find(p.name) >= 0:
+	case m.Find(p.name) >= 0:
 		err = errDuplicate
 	case len(m.pieces) == maxPieces:
 		err = fmt.Errorf("a guest has at most %d pieces of memory", maxPieces)
@@ -100,15 +101,15 @@ func (m *Memory) add(p *piece) error {
 	return nil
 }
 
-func (m *Memory) find(name string) int {
+func (m *Memory) Find(name string) int {
 	return slices.IndexFunc(m.pieces, func(p *piece) bool { return p.name == name })
 }
 
 // view opens all of the memory.
-func (m *Memory) view(access guestmem.Access) (*View, error) {
+func (m *Memory) view(access guestmem.Access) (*migration.View, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := &View{Machine: machineType}
+	v := &migration.View{Machine: machineType}
 	for _, p := range m.pieces {
 		if access == guestmem.ReadWrite && !p.writable {
 			v.Close()
@@ -138,7 +139,7 @@ func (p *piece) open() (guestmem.Memory, error) {
 }
 
 // same tells whether v's blocks are the guest's.
-func (m *Memory) same(v *View) bool {
+func (m *Memory) same(v *migration.View) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(v.Blocks) != len(m.pieces) {

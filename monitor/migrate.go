@@ -5,28 +5,21 @@ package monitor
 import (
 	"context"
 
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// MigrateArgs are the arguments of migrate.
-type MigrateArgs struct {
-	URI      *string   `json:"uri"`
-	Channels []Channel `json:"channels,omitempty"`
-	Detach   *bool     `json:"detach"`
-	Resume   *bool     `json:"resume"`
-}
-
 func (m *Monitor) migrate(ctx context.Context, r *qmp.Request) (any, error) {
-	var args MigrateArgs
+	var args migration.MigrateArgs
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
-	a, err := Target{args.URI, args.Channels}.Address(false)
+	a, err := migration.Target{URI: args.URI, Channels: args.Channels}.Address(false)
 	if err != nil {
 		return nil, err
 	}
 	s := m.current()
-	if err := s.suits(a); err != nil {
+	if err := s.Suits(a); err != nil {
 		return nil, err
 	}
 	if args.Resume != nil && *args.Resume {
@@ -38,21 +31,8 @@ func (m *Monitor) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	return nil, m.out.Start(ctx, a, s, r.HoldEvents)
 }
 
-// suits is QEMU's migration_channels_and_transport_compatible, and what this engine does not do.
-func (s Settings) suits(a Address) error {
-	switch {
-	case s.MappedRAM && a.Transport != "file":
-		return qmp.Errorf("Migration requires seekable transport (e.g. file)")
-	case s.Multifd && a.Transport == "file" && !s.MappedRAM:
-		return qmp.Errorf("Migration requires multi-channel URIs (e.g. tcp)")
-	case a.Transport != "file":
-		return qmp.Errorf("this guest goes to and comes from files: use file:/dev/fdset/N")
-	}
-	return nil
-}
-
 // ready is QEMU's migrate_prepare.
-func (m *Monitor) ready(s Settings) error {
+func (m *Monitor) ready(s migration.Settings) error {
 	m.mu.Lock()
 	state := m.state.name
 	m.mu.Unlock()
@@ -67,19 +47,6 @@ func (m *Monitor) ready(s Settings) error {
 	return s.Ready()
 }
 
-// Ready refuses settings that are nothing for files.
-func (s Settings) Ready() error {
-	switch {
-	case s.MappedRAM && s.TLS:
-		return qmp.Errorf("Cannot use TLS with mapped-ram")
-	case s.MappedRAM && s.Compression != "none":
-		return qmp.Errorf("Cannot use compression with mapped-ram")
-	case s.TLS:
-		return qmp.Errorf("a file cannot be encrypted: set tls-creds to \"\"")
-	}
-	return nil
-}
-
 func (m *Monitor) migrateCancel(_ context.Context, r *qmp.Request) (any, error) {
 	if err := r.Args(nil); err != nil {
 		return nil, err
@@ -88,18 +55,9 @@ func (m *Monitor) migrateCancel(_ context.Context, r *qmp.Request) (any, error) 
 	return nil, nil
 }
 
-// MigrationStatus is the type of the schema.
-type MigrationStatus string
-
-// Values lists them.
-func (MigrationStatus) Values() []string {
-	return []string{"none", "setup", "cancelling", "cancelled", "active", "postcopy-active", "postcopy-paused",
-		"postcopy-recover-setup", "postcopy-recover", "completed", "failed", "colo", "pre-switchover", "device", "wait-unplug"}
-}
-
 func (m *Monitor) migrateContinue(_ context.Context, r *qmp.Request) (any, error) {
 	var args struct {
-		State MigrationStatus `json:"state"`
+		State migration.MigrationStatus `json:"state"`
 	}
 	if err := r.Args(&args); err != nil {
 		return nil, err

@@ -1,23 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitor is the monitor behind `ramjet serve`: QEMU's commands for descriptor sets and for migration to and
-// from files, with QEMU 10's texts, states, events and statistics, done by Ramjet's engine.
+// Package monitor is the monitor of a guest that is only memory ([NewMemory], `ramjet serve --memory`): QEMU's commands for descriptor
+// sets, memory backends and migration to and from files, with QEMU 10's texts, events and order of events. Package migration does the
+// migrations, and says what they promise.
 //
-// It serves a guest that is only memory ([NewMemory]), and lends its parts - [Outgoing], [ParseAddress], the check of
-// a whole descriptor set - to a monitor that stands in front of a real QEMU.
-//
-// What it promises beyond QEMU:
-//
-//   - A migration that cannot succeed is refused before anything is touched: the guest runs on, the descriptors that the
-//     client passed have the flags and positions they had.
-//   - Page data goes through the descriptor with O_DIRECT, where direct-io is on, and nothing else does: headers, bitmaps
-//     and device state are written through the one without.
-//   - "completed" is said when the file is durable (fsync(2)). Its first eight bytes are written last, so a file that is
-//     not complete is not taken for an image.
-//   - A failed migration, outgoing or incoming, can be tried again.
-//
-// No command opens a path unless that was allowed (Options.Paths): every byte goes through descriptors that the client
-// has passed.
+// No command opens a path unless that was allowed (Options.Paths): all data goes through descriptors that the client has passed.
 package monitor
 
 import (
@@ -28,6 +15,7 @@ import (
 	"sync"
 
 	"github.com/ramjet-vm/ramjet/fdset"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -39,7 +27,7 @@ type Monitor struct {
 	named map[string]*os.File // getfd
 
 	memory *Memory
-	out    *Outgoing
+	out    *migration.Outgoing
 	in     incoming
 
 	mu    sync.Mutex // guards what is below
@@ -56,7 +44,7 @@ type Options struct {
 	// failure is to end the process.
 	Quit func(error)
 	// Log, if not nil, is told what has become of each migration.
-	Log func(Report)
+	Log func(migration.Report)
 	// Paths allows migration to and from files by their names, not only by descriptor sets.
 	Paths bool
 	// Incoming starts the guest waiting for migrate-incoming.
@@ -70,7 +58,7 @@ func New(m *Memory, o Options) *Monitor {
 	if o.Incoming {
 		mon.state.name = "inmigrate"
 	}
-	mon.out = &Outgoing{Guest: guest{mon}, Files: Files{Sets: &mon.sets, Paths: o.Paths}, Emit: o.Emit,
+	mon.out = &migration.Outgoing{Guest: guest{mon}, Files: migration.Files{Sets: &mon.sets, Paths: o.Paths}, Emit: o.Emit,
 		Log: o.Log, Why: "this guest is only memory"}
 	return mon
 }

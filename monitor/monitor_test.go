@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -121,21 +122,21 @@ func (b *bench) refused(t testing.TB, words, command, args string) {
 }
 
 // ended waits for the end of a migration.
-func (b *bench) ended(t testing.TB) Info {
+func (b *bench) ended(t testing.TB) migration.Info {
 	t.Helper()
 	for range 2000 {
-		var i Info
+		var i migration.Info
 		if err := json.Unmarshal(b.do(t, "query-migrate", ""), &i); err != nil {
 			t.Fatal(err)
 		}
 		switch i.Status {
-		case statusCompleted, statusFailed, statusCancelled:
+		case migration.StatusCompleted, migration.StatusFailed, migration.StatusCancelled:
 			return i
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	t.Fatal("no end")
-	return Info{}
+	return migration.Info{}
 }
 
 // pass adds descriptors of a file to set 1 and returns them.
@@ -184,12 +185,12 @@ func TestParametersMeanwhile(t *testing.T) {
 	b.pass(t, path, os.O_WRONLY|os.O_CREATE)
 	b.do(t, "migrate", toSet)
 	time.Sleep(20 * time.Millisecond)
-	if i := b.out.Info(); i.Status != statusActive {
+	if i := b.out.Info(); i.Status != migration.StatusActive {
 		t.Fatalf("it is %s", i.Status)
 	}
 	b.do(t, "migrate-set-parameters", `{"zero-page-detection":"none"}`)
 	b.do(t, "migrate-set-parameters", `{"max-bandwidth":0}`)
-	if i := b.ended(t); i.Status != statusCompleted || i.RAM.Normal != size/4096 || i.RAM.Duplicate != 0 {
+	if i := b.ended(t); i.Status != migration.StatusCompleted || i.RAM.Normal != size/4096 || i.RAM.Duplicate != 0 {
 		t.Errorf("ended as %+v, %+v", i, i.RAM)
 	}
 }
@@ -206,7 +207,7 @@ func TestRoundTrip(t *testing.T) {
 			from.do(t, "migrate-set-capabilities", caps)
 			from.pass(t, path, os.O_WRONLY|os.O_CREATE)
 			from.do(t, "migrate", toSet)
-			if i := from.ended(t); i.Status != statusCompleted || i.RAM.Normal == 0 || i.RAM.Remaining != 0 || i.RAM.Normal+i.RAM.Duplicate != size/4096 {
+			if i := from.ended(t); i.Status != migration.StatusCompleted || i.RAM.Normal == 0 || i.RAM.Remaining != 0 || i.RAM.Normal+i.RAM.Duplicate != size/4096 {
 				t.Errorf("ended as %+v, %+v", i, i.RAM)
 			}
 			to := newBench(t, Options{Incoming: true})
@@ -217,7 +218,7 @@ func TestRoundTrip(t *testing.T) {
 				t.Fatal(err)
 			}
 			to.do(t, "migrate-incoming", toSet)
-			if i := to.ended(t); i.Status != statusCompleted {
+			if i := to.ended(t); i.Status != migration.StatusCompleted {
 				t.Errorf("load ended as %+v", i)
 			}
 			if !bytes.Equal(to.contents(t), data()) {
@@ -255,7 +256,7 @@ func TestShortWrites(t *testing.T) {
 	})
 	defer undo()
 	b.do(t, "migrate", toSet)
-	if i := b.ended(t); i.Status != statusCompleted {
+	if i := b.ended(t); i.Status != migration.StatusCompleted {
 		t.Fatalf("%+v", i)
 	}
 	image, err := os.ReadFile(path)
@@ -265,7 +266,7 @@ func TestShortWrites(t *testing.T) {
 	b.do(t, "cont", "")
 	broken = true
 	b.do(t, "migrate", toSet)
-	if i := b.ended(t); i.Status != statusFailed || !strings.Contains(i.Error, "input/output error") {
+	if i := b.ended(t); i.Status != migration.StatusFailed || !strings.Contains(i.Error, "input/output error") {
 		t.Errorf("%+v", i)
 	}
 	if st, err := os.Stat(path); err != nil || st.Size() != 0 {
@@ -276,7 +277,7 @@ func TestShortWrites(t *testing.T) {
 	}
 	broken = false
 	b.do(t, "migrate", toSet)
-	if i := b.ended(t); i.Status != statusCompleted {
+	if i := b.ended(t); i.Status != migration.StatusCompleted {
 		t.Errorf("%+v", i)
 	}
 }
@@ -292,7 +293,7 @@ func TestIncomingFails(t *testing.T) {
 	b.pass(t, path, os.O_RDONLY)
 	for range 2 {
 		b.do(t, "migrate-incoming", `{"uri":"file:/dev/fdset/1","exit-on-error":false}`)
-		if i := b.ended(t); i.Status != statusFailed || !strings.Contains(i.Error, "not a QEMU migration stream") {
+		if i := b.ended(t); i.Status != migration.StatusFailed || !strings.Contains(i.Error, "not a QEMU migration stream") {
 			t.Errorf("%+v", i)
 		}
 	}

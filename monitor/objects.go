@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -83,10 +84,10 @@ func (m *Monitor) objectAdd(_ context.Context, r *qmp.Request) (any, error) {
 	if p.size == 0 {
 		return nil, qmp.Errorf("property 'size' of %s doesn't take value '0'", p.kind)
 	}
-	if err := p.check(); err != nil {
+	if err := p.Check(); err != nil {
 		return nil, err
 	}
-	if m.out.Active() || m.in.loading() {
+	if m.migrating() {
 		return nil, qmp.Errorf("There's a migration process in progress")
 	}
 	var err error
@@ -113,8 +114,8 @@ func (m *Monitor) objectAdd(_ context.Context, r *qmp.Request) (any, error) {
 	return nil, nil
 }
 
-// check refuses sizes and offsets that are not whole pages, or more than there can be.
-func (p *piece) check() error {
+// Check refuses sizes and offsets that are not whole pages, or more than there can be.
+func (p *piece) Check() error {
 	const page = guestmem.PageSize
 	switch {
 	case p.size < 0 || p.size > maxMemory || p.offset < 0 || p.offset > maxMemory:
@@ -163,7 +164,7 @@ func (m *Monitor) openBacking(args fileArgs) (*os.File, error) {
 	f, err := o.Open(flags)
 	var no unix.Errno
 	if errors.As(err, &no) && strings.HasPrefix(err.Error(), "Could not open") {
-		err = qmp.Errorf("can't open backing store %s for guest RAM: %s", args.Path, strerror(no))
+		err = qmp.Errorf("can't open backing store %s for guest RAM: %s", args.Path, migration.Strerror(no))
 	}
 	return f, err
 }
@@ -177,11 +178,11 @@ func (m *Monitor) objectDel(_ context.Context, r *qmp.Request) (any, error) {
 	}
 	m.memory.mu.Lock()
 	defer m.memory.mu.Unlock()
-	i := m.memory.find(args.ID)
+	i := m.memory.Find(args.ID)
 	switch {
 	case i < 0:
 		return nil, qmp.Errorf("object '%s' not found", args.ID)
-	case m.memory.pieces[i].fixed, m.out.Active(), m.in.loading():
+	case m.memory.pieces[i].fixed, m.migrating():
 		return nil, qmp.Errorf("object '%s' is in use, can not be deleted", args.ID)
 	}
 	m.memory.pieces[i].file.Close()
@@ -216,7 +217,7 @@ func (m *Monitor) qomList(_ context.Context, r *qmp.Request) (any, error) {
 			list = append(list, property{p.name, "child<" + p.kind + ">"})
 		}
 		return list, nil
-	case in && m.memory.find(name) >= 0:
+	case in && m.memory.Find(name) >= 0:
 		return []property{{"type", "string"}, {"share", "bool"}, {"size", "int"}}, nil
 	}
 	return nil, &qmp.Error{Class: qmp.DeviceNotFound, Desc: "Device '" + args.Path + "' not found"}

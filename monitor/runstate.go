@@ -5,6 +5,7 @@ package monitor
 import (
 	"context"
 
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
@@ -16,19 +17,13 @@ type runState struct {
 	autostart bool   // run after an incoming migration
 }
 
-// Status is what query-status answers.
-type Status struct {
-	Status  string `json:"status"`
-	Running bool   `json:"running"`
-}
-
 func (m *Monitor) queryStatus(_ context.Context, r *qmp.Request) (any, error) {
 	if err := r.Args(nil); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Status{m.state.name, m.state.name == "running"}, nil
+	return migration.Status{Status: m.state.name, Running: m.state.name == "running"}, nil
 }
 
 func (m *Monitor) stop(_ context.Context, r *qmp.Request) (any, error) {

@@ -5,14 +5,9 @@ package monitor
 import (
 	"context"
 
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
-
-// AddFD is what add-fd takes.
-type AddFD struct {
-	Set    *int64  `json:"fdset-id,omitempty"`
-	Opaque *string `json:"opaque,omitempty"`
-}
 
 // RemoveFD is what remove-fd takes.
 type RemoveFD struct {
@@ -20,13 +15,8 @@ type RemoveFD struct {
 	FD  *int64 `json:"fd,omitempty"`
 }
 
-// GetFD is what getfd, and closefd, take.
-type GetFD struct {
-	Name string `json:"fdname"`
-}
-
 func (m *Monitor) addFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args AddFD
+	var args migration.AddFD
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
@@ -58,7 +48,7 @@ const maxNamed = 1024
 // getFD keeps a descriptor under a name. Nothing here takes descriptors by name, but clients that prepare for the
 // worst pass some.
 func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args GetFD
+	var args migration.GetFD
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
@@ -83,7 +73,7 @@ func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
 }
 
 func (m *Monitor) closeFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args GetFD
+	var args migration.GetFD
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/fdset"
-	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -39,10 +39,10 @@ type Proxy struct {
 	state *qemu.StateFile // for all migrations: a new one needs a path
 	pause *qemu.Pause
 	paths bool
-	log   func(monitor.Report) // may be nil
+	log   func(migration.Report) // may be nil
 
 	sets fdset.Sets // of the migration that is under way
-	out  *monitor.Outgoing
+	out  *migration.Outgoing
 
 	mu     sync.Mutex
 	ours   bool // the last migration was done here
@@ -56,7 +56,7 @@ type Options struct {
 	// Paths allows mapped-ram migration to and from files by their names, which this process then opens.
 	Paths bool
 	// Log, if not nil, is told what has become of each migration, whoever did it.
-	Log func(monitor.Report)
+	Log func(migration.Report)
 }
 
 // New attaches to a QEMU. Its events go to s, whose greeting and commands it sets.
@@ -77,11 +77,11 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 		p.vm.Close()
 		return nil, err
 	}
-	p.out = &monitor.Outgoing{
+	p.out = &migration.Outgoing{
 		Ended: p.ended,
 		Guest: guest{p},
 		Log:   o.Log, Why: "it goes to a mapped-ram file",
-		Files: monitor.Files{Sets: &p.sets, Paths: o.Paths},
+		Files: migration.Files{Sets: &p.sets, Paths: o.Paths},
 		Emit: func(name string, data any) {
 			e := qmp.Event{Name: name}
 			if data != nil {
@@ -147,7 +147,7 @@ func (p *Proxy) Close() error {
 	p.out.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	err := errors.Join(alive(p.state.Close(ctx, p.vm)), p.pause.Close())
+	err := errors.Join(ignoreGone(p.state.Close(ctx, p.vm)), p.pause.Close())
 	select {
 	case <-p.Gone():
 		err = nil // there is nothing left that could be in a wrong state

@@ -7,14 +7,14 @@ import (
 	"errors"
 	"time"
 
-	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/migration"
 )
 
 // pollInterval is how often QEMU is asked, for the log, whether its own migration has ended.
 const pollInterval = 200 * time.Millisecond
 
 // follow reports a migration that QEMU does itself when it has ended.
-func (p *Proxy) follow(r monitor.Report) {
+func (p *Proxy) follow(r migration.Report) {
 	if p.log == nil {
 		return
 	}

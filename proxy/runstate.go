@@ -7,7 +7,7 @@ import (
 	"encoding/json"
 	"strings"
 
-	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -18,7 +18,7 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s monitor.Status
+	var s migration.Status
 	raw, _ := answer.(json.RawMessage)
 	if json.Unmarshal(raw, &s) != nil {
 		return answer, nil
@@ -26,9 +26,9 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	switch state := p.pause.State(); {
 	case s.Running:
 	case switching(state):
-		return monitor.Status{Status: "finish-migrate"}, nil
+		return migration.Status{Status: "finish-migrate"}, nil
 	case state == qemu.Left && s.Status == "paused":
-		return monitor.Status{Status: "postmigrate"}, nil
+		return migration.Status{Status: "postmigrate"}, nil
 	}
 	return answer, nil
 }
@@ -72,7 +72,7 @@ func (p *Proxy) human(ctx context.Context, r *qmp.Request) (any, error) {
 		p.pause.Disown()
 	}
 	if err == nil && words[0] == "migrate_set_parameter" {
-		err = p.change(ctx)
+		err = p.applyParameters(ctx)
 	}
 	return answer, err
 }

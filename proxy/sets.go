@@ -13,18 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/fdset"
-	"github.com/ramjet-vm/ramjet/monitor"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
 // addFD passes a descriptor on. QEMU refuses arguments that are wrong without taking the descriptor, so they are looked at
 // before it has one.
 func (p *Proxy) addFD(ctx context.Context, r *qmp.Request) (any, error) {
-	return p.pass(ctx, r, new(monitor.AddFD))
+	return p.pass(ctx, r, new(migration.AddFD))
 }
 
 func (p *Proxy) getFD(ctx context.Context, r *qmp.Request) (any, error) {
-	return p.pass(ctx, r, new(monitor.GetFD))
+	return p.pass(ctx, r, new(migration.GetFD))
 }
 
 func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error) {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/monitor"
 	"github.com/ramjet-vm/ramjet/proxy"
 	"github.com/ramjet-vm/ramjet/qmp"
@@ -172,7 +173,7 @@ func (a *app) watch(ctx context.Context, address string, s *qmp.Server) error {
 }
 
 // backend makes what is served and gives the server its commands.
-func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.CancelCauseFunc, log func(monitor.Report)) (backend, error) {
+func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.CancelCauseFunc, log func(migration.Report)) (backend, error) {
 	if o.vm == "" {
 		return newMonitor(o, s, end, log)
 	}
@@ -188,11 +189,11 @@ func (o serveFlags) backend(ctx context.Context, s *qmp.Server, end context.Canc
 }
 
 // migrated returns what logs migrations, nil if nobody wants to read it.
-func (a *app) migrated() func(monitor.Report) {
+func (a *app) migrated() func(migration.Report) {
 	if !a.logging() {
 		return nil
 	}
-	return func(r monitor.Report) {
+	return func(r migration.Report) {
 		way := "to"
 		if r.Incoming {
 			way = "from"
@@ -217,7 +218,7 @@ func (a *app) migrated() func(monitor.Report) {
 var errQuit = errors.New("quit")
 
 // newMonitor makes the guest and the server's commands.
-func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc, log func(monitor.Report)) (*monitor.Monitor, error) {
+func newMonitor(o serveFlags, server *qmp.Server, end context.CancelCauseFunc, log func(migration.Report)) (*monitor.Monitor, error) {
 	memory := monitor.NewMemory()
 	for _, s := range o.memory {
 		name, text, ok := strings.Cut(s, "=")

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package monitor
+package migration
 
 import (
 	"errors"
@@ -51,7 +51,7 @@ func (n named) Open(flags int) (*os.File, error) {
 	case err == unix.EINVAL && flags&unix.O_DIRECT != 0:
 		return nil, fmt.Errorf("Could not %s '%s': filesystem does not support O_DIRECT", verb, string(n))
 	}
-	return nil, fmt.Errorf("Could not %s '%s': %s", verb, string(n), strerror(err))
+	return nil, fmt.Errorf("Could not %s '%s': %s", verb, string(n), Strerror(err))
 }
 
 // Opened is the file of a migration.
@@ -160,13 +160,13 @@ func truncate(f *os.File, offset uint64) error {
 		err = cerr
 	}
 	if err != nil {
-		return qmp.Errorf("failed to truncate migration file to offset %x: %s", offset, strerror(err))
+		return qmp.Errorf("failed to truncate migration file to offset %x: %s", offset, Strerror(err))
 	}
 	return nil
 }
 
-// strerror is the text of C's strerror, which begins with a capital.
-func strerror(err error) string {
+// Strerror is the text of C's strerror, which begins with a capital.
+func Strerror(err error) string {
 	var e unix.Errno
 	if !errors.As(err, &e) {
 		return err.Error()

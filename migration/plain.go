@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package monitor
+package migration
 
 import (
 	"bufio"
@@ -13,7 +13,7 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// A migration to a file without the capability mapped-ram is a plain stream: pages one behind the other, each with its
+// Without the capability mapped-ram the file is a plain stream: one page after the other, each with its
 // address (QEMU ram.c save_normal_page, save_zero_page). All integers are big-endian.
 //
 //	header                           package vmstate, without capabilities
@@ -35,16 +35,15 @@ const (
 // plainSectionID is the id of the section "ram".
 const plainSectionID = 1
 
-// plain saves a stopped guest as a plain stream. It is durable when it returns, and its first bytes are written last.
-func (t *migrating) plain(ctx context.Context, sections []byte) error {
-	w := &plainWriter{view: t.view, progress: new(transfer.Progress), limit: t.limit}
-	t.mu.Lock()
-	t.stats.engine = w.progress
-	t.mu.Unlock()
-	start := int64(t.address.Offset)
-	w.out = bufio.NewWriterSize(io.NewOffsetWriter(t.file, start+vmstate.MagicSize), plainBurst)
+// writePlain saves the stopped guest as a plain stream. The stream is durable when writePlain returns, and its first bytes are
+// written last.
+func (r *outgoingRun) writePlain(ctx context.Context, sections []byte) error {
+	w := &plainWriter{view: r.view, progress: new(transfer.Progress), limit: r.o.limit}
+	r.o.record(func(s *statistics) { s.engine = w.progress })
+	start := int64(r.address.Offset)
+	w.out = bufio.NewWriterSize(io.NewOffsetWriter(r.file, start+vmstate.MagicSize), plainBurst)
 	w.head()
-	for i := range t.view.Blocks {
+	for i := range r.view.Blocks {
 		if err := w.block(ctx, i); err != nil {
 			return err
 		}
@@ -53,22 +52,23 @@ func (t *migrating) plain(ctx context.Context, sections []byte) error {
 	if err := w.out.Flush(); err != nil {
 		return err
 	}
-	if err := t.file.Sync(); err != nil {
+	if err := r.file.Sync(); err != nil {
 		return err
 	}
-	if err := t.mayPublish(ctx); err != nil {
+	if err := r.mayPublish(ctx); err != nil {
 		return err
 	}
 	magic := vmstate.Magic()
-	if _, err := t.file.WriteAt(magic[:], start); err != nil {
+	if _, err := r.file.WriteAt(magic[:], start); err != nil {
 		return err
 	}
-	return t.file.Sync()
+	return r.file.Sync()
 }
 
-// plainBurst is how much is read, and written, at a time.
+// plainBurst is the number of bytes that are read or written at a time.
 const plainBurst = 256 << 10
 
+// plainWriter writes a plain stream, without its first bytes.
 type plainWriter struct {
 	view     *View
 	out      *bufio.Writer // its error stays until Flush
@@ -163,7 +163,7 @@ func (w *plainWriter) pages(ctx context.Context, i int, at int64, p []byte) erro
 	return w.pace(ctx, written)
 }
 
-// pace waits as long as the bandwidth asks for.
+// pace waits until the bandwidth limit allows n bytes.
 func (w *plainWriter) pace(ctx context.Context, n int) error {
 	for n > 0 {
 		k, err := w.limit.Wait(ctx, n)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package monitor
+package migration
 
 import (
 	"bufio"
@@ -17,31 +17,28 @@ import (
 
 // plainReader loads a plain stream, see plain.go, as QEMU or plainWriter wrote it. It keeps the first error.
 type plainReader struct {
-	in    *bufio.Reader
-	view  *View
-	ram   uint32 // id of the section "ram"
-	last  int    // the block of the last page, -1 at first
-	state string // the run state
-	page  [guestmem.PageSize]byte
+	in       *bufio.Reader
+	view     *View
+	sizes    map[string]int // lengths of the contents of devices' sections
+	sections []byte         // those that have been read
+	ram      uint32         // id of the section "ram"
+	last     int            // the block of the last page, -1 at first
+	page     [guestmem.PageSize]byte
 }
 
-// plain loads a plain stream and returns the run state in it.
-func (l *load) plain(ctx context.Context, view *View) (string, error) {
-	if l.address.Offset > math.MaxInt64 {
-		return "", fmt.Errorf("there is nothing at offset %d", l.address.Offset)
-	}
+// loadPlain is LoadPlain for the stream that begins at offset at of f.
+func loadPlain(ctx context.Context, f io.ReaderAt, at int64, view *View, sizes map[string]int) (sections []byte, err error) {
 	for _, m := range view.Memory {
 		if err := wipe(m); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
-	at := int64(l.address.Offset)
-	p := &plainReader{in: bufio.NewReaderSize(io.NewSectionReader(l.opened.Main, at, math.MaxInt64-at), plainBurst), view: view, last: -1, state: "running"}
-	err := p.stream(ctx)
+	p := &plainReader{in: bufio.NewReaderSize(io.NewSectionReader(f, at, math.MaxInt64-at), plainBurst), view: view, sizes: sizes, last: -1}
+	err = p.stream(ctx)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = vmstate.ErrTruncated
 	}
-	return p.state, err
+	return p.sections, err
 }
 
 // wipe makes all of m zeros.
@@ -65,8 +62,8 @@ func (p *plainReader) stream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if config.MachineType != machineType {
-		return fmt.Errorf("Machine type received is '%s' and local is '%s'", config.MachineType, machineType)
+	if err := checkMachine(config.MachineType, p.view.Machine); err != nil {
+		return err
 	}
 	if len(config.Capabilities) > 0 {
 		return fmt.Errorf("Capability %s is off, but received capability is on", config.Capabilities[0])
@@ -132,21 +129,16 @@ func (p *plainReader) begin(kind byte) error {
 		p.ram = uint32(id)
 		return p.memory(context.Background())
 	}
-	size := map[string]int{timerName: 24, globalName: 104}[name]
+	size := p.sizes[name]
 	if size == 0 || instance != 0 || kind != vmstate.TypeFull {
-		return unknownSection(name, uint32(instance))
+		return UnknownSection(name, uint32(instance))
 	}
 	payload, err := p.bytes(size)
 	if err != nil {
 		return err
 	}
-	section := vmstate.AppendSectionStart(nil, vmstate.TypeFull, uint32(id), name, 0, uint32(version))
-	section = vmstate.AppendFooter(append(section, payload...), uint32(id))
-	if name == globalName {
-		if p.state, err = loadSections(section); err != nil {
-			return err
-		}
-	}
+	p.sections = vmstate.AppendSectionStart(p.sections, vmstate.TypeFull, uint32(id), name, 0, uint32(version))
+	p.sections = vmstate.AppendFooter(append(p.sections, payload...), uint32(id))
 	return p.footer(uint32(id), name)
 }
 
@@ -202,7 +194,7 @@ func (p *plainReader) memory(ctx context.Context) error {
 		case vmstate.RAMEndOfSection:
 			return p.footer(p.ram, vmstate.RAMName)
 		case pageSizes:
-			err = p.sizes(addr)
+			err = p.compareBlocks(addr)
 		case pageZero, pageData:
 			err = p.load(addr, flags)
 		default:
@@ -214,8 +206,8 @@ func (p *plainReader) memory(ctx context.Context) error {
 	}
 }
 
-// sizes reads the list of blocks and compares it.
-func (p *plainReader) sizes(total int64) error {
+// compareBlocks reads the list of blocks and compares it.
+func (p *plainReader) compareBlocks(total int64) error {
 	for seen := 0; total > 0; seen++ {
 		name, err := p.name()
 		if err != nil {
@@ -225,10 +217,10 @@ func (p *plainReader) sizes(total int64) error {
 		if err != nil {
 			return err
 		}
-		i := p.view.find(name)
+		i := p.view.Find(name)
 		switch {
 		case i < 0 || seen == len(p.view.Blocks):
-			return unknownBlock(name)
+			return UnknownBlock(name)
 		case int64(length) != p.view.Blocks[i].Length:
 			return fmt.Errorf("Length mismatch: %s: 0x%x in != 0x%x", name, length, p.view.Blocks[i].Length)
 		}
@@ -244,7 +236,7 @@ func (p *plainReader) load(addr int64, flags uint64) error {
 		if err != nil {
 			return err
 		}
-		if p.last = p.view.find(name); p.last < 0 {
+		if p.last = p.view.Find(name); p.last < 0 {
 			return fmt.Errorf("Can't find block %s", name)
 		}
 	}

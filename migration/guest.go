@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package monitor
+package migration
 
 import (
 	"context"
@@ -47,8 +47,8 @@ func (v *View) Total() int64 {
 	return n
 }
 
-// find is the index of the block of that name, or -1.
-func (v *View) find(name string) int {
+// Find is the index of the block of that name, or -1.
+func (v *View) Find(name string) int {
 	return slices.IndexFunc(v.Blocks, func(b mappedram.Block) bool { return b.Name == name })
 }
 

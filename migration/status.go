@@ -1,23 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package monitor
+package migration
 
 import (
+	"strings"
 	"time"
 
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// The states of a migration that files know (MigrationStatus).
+// The states that a migration to or from a file can have (MigrationStatus).
 const (
-	statusSetup      = "setup"
-	statusActive     = "active"
+	StatusSetup      = "setup"
+	StatusActive     = "active"
 	statusPaused     = "pre-switchover"
 	statusDevice     = "device"
-	statusCompleted  = "completed"
-	statusFailed     = "failed"
+	StatusCompleted  = "completed"
+	StatusFailed     = "failed"
 	statusCancelling = "cancelling"
-	statusCancelled  = "cancelled"
+	StatusCancelled  = "cancelled"
 )
 
 // Info is what query-migrate answers (MigrationInfo). Times are in milliseconds.
@@ -31,7 +32,7 @@ type Info struct {
 	Error            string   `json:"error-desc,omitempty"`
 }
 
-// RAMInfo are the statistics of memory (MigrationStats), sizes in bytes.
+// RAMInfo is the statistics of memory (MigrationStats), sizes in bytes.
 type RAMInfo struct {
 	Transferred      int64   `json:"transferred"`
 	Remaining        int64   `json:"remaining"`
@@ -52,7 +53,7 @@ type RAMInfo struct {
 	MissedZeroCopy   int64   `json:"dirty-sync-missed-zero-copy"`
 }
 
-// statistics are what a transfer has counted; the zero value is before it.
+// statistics are times and counts of one migration.
 type statistics struct {
 	begun, active, stopped, ended time.Time
 	passes                        int
@@ -69,7 +70,7 @@ func (s *statistics) fill(i *Info, now time.Time) {
 	if !s.ended.IsZero() {
 		now = s.ended
 	}
-	if i.Status == statusCompleted {
+	if i.Status == StatusCompleted {
 		i.Downtime = ptr(int64(0))
 		if !s.stopped.IsZero() {
 			i.Downtime = ms(s.stopped, now)
@@ -78,7 +79,7 @@ func (s *statistics) fill(i *Info, now time.Time) {
 		i.ExpectedDowntime = ptr(int64(300))
 	}
 	i.TotalTime, i.SetupTime = ms(s.begun, now), ms(s.begun, s.active)
-	i.RAM = s.ram(i.Status == statusCompleted, now)
+	i.RAM = s.ram(i.Status == StatusCompleted, now)
 }
 
 func (s *statistics) ram(completed bool, now time.Time) *RAMInfo {
@@ -107,4 +108,21 @@ func (s *statistics) ram(completed bool, now time.Time) *RAMInfo {
 		r.PagesPerSecond = int64(float64(passed/page) / d)
 	}
 	return r
+}
+
+// Report describes a migration that has ended, for a log.
+type Report struct {
+	Incoming bool
+	Engine   string        // ramjet or qemu
+	Why      string        // the reason for that engine
+	File     string        // the file's path; for another transport its name and a colon
+	Bytes    int64         // of the image; 0: not known
+	Took     time.Duration // from the command to the end
+	Pause    time.Duration // of an outgoing migration that completed: how long the guest had been stopped by then
+	Err      error         // nil: it completed
+}
+
+// OneLine is the text of an error, joined errors on one line.
+func OneLine(err error) string {
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
 }
