@@ -33,6 +33,15 @@ type bench struct {
 
 	mu    sync.Mutex
 	quits []error
+
+	order sync.Mutex // see sync
+}
+
+// sync is called by the client before and after each command, and by the server too, so that what a test sets before a command is
+// seen by the server, for the race detector too: it knows of no order between a message's sender and its receiver.
+func (b *bench) sync() {
+	b.order.Lock()
+	defer b.order.Unlock()
 }
 
 func newBench(t testing.TB, o Options) *bench {
@@ -56,6 +65,15 @@ func newBench(t testing.TB, o Options) *bench {
 	}
 	b.Monitor = New(m, o)
 	b.server.Commands = b.Commands()
+	for name, c := range b.server.Commands {
+		run := c.Run
+		c.Run = func(ctx context.Context, r *qmp.Request) (any, error) {
+			b.sync()
+			defer b.sync()
+			return run(ctx, r)
+		}
+		b.server.Commands[name] = c
+	}
 	near, far := pair(t)
 	done := make(chan struct{})
 	go func() {
@@ -109,6 +127,8 @@ func (b *bench) try(command, args string, files ...*os.File) (out json.RawMessag
 	if args != "" {
 		in = json.RawMessage(args)
 	}
+	b.sync()
+	defer b.sync()
 	err = b.client.Execute(context.Background(), command, in, &out, files...)
 	return out, err
 }
