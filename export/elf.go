@@ -4,20 +4,76 @@ package export
 
 import (
 	"bytes"
+	"context"
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
-	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
-	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // An ELF core of a guest is what QEMU's dump-guest-memory writes: a PT_LOAD for each range of physical memory, with the
-// physical address as virtual address too (dump/dump.c, write_elf64_load without paging), and for each processor a note
-// CORE with its registers, which gdb reads, and one named QEMU with all that crash needs to find a
-// kernel (target/i386/arch_dump.c). Zero pages are holes.
+// physical address as virtual address too (dump/dump.c, write_elf64_load without paging), and two notes for each processor: CORE
+// with its registers, which gdb reads, and QEMU with all that crash needs to find a kernel (target/i386/arch_dump.c). Zero
+// pages are holes.
+
+// writeELF writes a core of the guest's physical memory.
+func writeELF(ctx context.Context, e *export) error {
+	core, err := layOutELF(e)
+	if err != nil {
+		return fmt.Errorf("%s: %w", e.o.Image, err)
+	}
+	segments := map[string][]elfSegment{} // by block
+	for _, s := range core.segments {
+		segments[s.Block] = append(segments[s.Block], s)
+		e.result.Segments = append(e.result.Segments, Segment{s.Address, s.Length, s.Block, s.Offset})
+	}
+	var blocks []int
+	for i, b := range e.image.Blocks {
+		if segments[b.Name] != nil {
+			blocks = append(blocks, i)
+		} else {
+			e.result.LeftOut = append(e.result.LeftOut, b.Name)
+		}
+	}
+	return e.file(e.o.Out, "", core.size, func(f *directio.File) error {
+		if _, err := f.WriteAt(core.head, 0); err != nil {
+			return err
+		}
+		return e.eachPage(ctx, blocks, func(block int, off int64, p []byte) error {
+			for _, s := range segments[e.image.Blocks[block].Name] {
+				if err := s.write(f, off, p); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// layOutELF lays out the core of an image.
+func layOutELF(e *export) (*elfCore, error) {
+	ranges, err := cmdline.GuestMemory(e.image.Image, e.o.Memory)
+	if err != nil {
+		return nil, err
+	}
+	cpus, note, err := cpuStates(e.image.File)
+	if err != nil {
+		return nil, err
+	}
+	if len(cpus) > 0 && !cpus[0].longMode {
+		return nil, errors.New("its guest is not in 64-bit mode, and only cores of guests that are can be written: export it raw, or restore it and use QEMU's dump-guest-memory")
+	}
+	guestNote, err := note.read(e.image, ranges)
+	if err != nil {
+		return nil, err
+	}
+	e.result.CPUs = len(cpus)
+	return newELFCore(ranges, cpus, guestNote), nil
+}
 
 // elfCore is an ELF core that is laid out.
 type elfCore struct {
@@ -30,6 +86,16 @@ type elfCore struct {
 type elfSegment struct {
 	cmdline.PhysicalRange
 	at int64 // in the file
+}
+
+// write writes what of the pages p lies in the segment. p begins at off in the segment's block.
+func (s *elfSegment) write(f *directio.File, off int64, p []byte) error {
+	from, to := max(off, s.Offset), min(off+int64(len(p)), s.Offset+s.Length)
+	if from >= to {
+		return nil
+	}
+	_, err := f.WriteAt(p[from-off:to-off], s.at+from-s.Offset)
+	return err
 }
 
 const (
@@ -81,164 +147,4 @@ func appendNote(b *bytes.Buffer, name string, typ uint32, content []byte) {
 		b.Write(part)
 		b.Write(make([]byte, -len(part)&3))
 	}
-}
-
-// cpuState is what the device state tells of a processor's registers.
-type cpuState struct {
-	regs       [16]uint64 // rax rcx rdx rbx rsp rbp rsi rdi r8 ... r15
-	ip, flags  uint64
-	segments   [6]cpuSegment // es cs ss ds fs gs
-	tables     [4]cpuSegment // ldt tr gdt idt
-	control    [5]uint64     // cr0 to cr4; cr1 is none
-	kernelBase uint64        // kernel_gs_base
-	longMode   bool          // it runs 64-bit code, or 32-bit code under a 64-bit system
-}
-
-type cpuSegment struct {
-	selector     uint32
-	base         uint64
-	limit, flags uint32
-}
-
-// The section "cpu" of x86_64, version 12, begins with fields that have not changed since there is one
-// (target/i386/machine.c, vmstate_x86_cpu):
-//
-//	0    16 u64  general registers
-//	128  u64     instruction pointer
-//	136  u64     flags
-//	144  u32     hflags (bit 14: long mode is active, HF_LMA_SHIFT), then 4 u16 and 8 10-byte registers of the floating-point unit
-//	236  6       segments es cs ss ds fs gs: u32 selector, u64 base, u32 limit, u32 flags
-//	356  4       ldt tr gdt idt, as those
-//	436  u32 u64 u64   sysenter
-//	456  u64     cr0, cr2, cr3, cr4
-//	488  8 u64   debug registers, then i32 a20_mask, u32 mxcsr, 16 16-byte xmm registers
-//	816  u64     efer, star, lstar, cstar, fmask, kernel_gs_base
-const (
-	CpuSection    = "cpu"
-	cpuVersion    = 12
-	cpuHidden     = 144
-	cpuSegments   = 236
-	cpuControl    = 456
-	cpuKernelBase = 856
-	cpuKnown      = 864 // bytes
-)
-
-// cpuStates finds the processors in the device state, none if it is of a form that is not known, and where the guest has a note
-// for its core.
-func cpuStates(img *image.File) (cpus []cpuState, note guestNote, err error) {
-	if img.SectionsLength > image.MaxShownState || img.DescriptionLength > image.MaxShownDescription {
-		return nil, note, nil
-	}
-	sections, err := img.DeviceSections()
-	if err != nil {
-		return nil, note, err
-	}
-	var d *vmstate.Description
-	if text, err := img.Description(); err == nil && text != nil {
-		d, _ = vmstate.ParseDescription(text) // it only helps to tell where sections end
-	}
-	list, err := vmstate.Sections(sections, d)
-	if err != nil {
-		return nil, note, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
-	}
-	for _, s := range list {
-		payload := sections[s.Payload:s.PayloadEnd]
-		if s.Name == vmcoreinfoSection {
-			note = parseGuestNote(payload)
-		}
-		if s.Name != CpuSection || s.Version != cpuVersion || len(payload) < cpuKnown {
-			continue
-		}
-		cpus = append(cpus, parseCPU(payload))
-	}
-	return cpus, note, nil
-}
-
-func parseCPU(b []byte) (c cpuState) {
-	be := binary.BigEndian
-	for i := range c.regs {
-		c.regs[i] = be.Uint64(b[8*i:])
-	}
-	c.ip, c.flags = be.Uint64(b[128:]), be.Uint64(b[136:])
-	segment := func(i int) cpuSegment {
-		p := b[cpuSegments+20*i:]
-		return cpuSegment{be.Uint32(p), be.Uint64(p[4:]), be.Uint32(p[12:]), be.Uint32(p[16:])}
-	}
-	for i := range c.segments {
-		c.segments[i] = segment(i)
-	}
-	for i := range c.tables {
-		c.tables[i] = segment(6 + i)
-	}
-	for i, at := range map[int]int{0: 0, 2: 8, 3: 16, 4: 24} {
-		c.control[i] = be.Uint64(b[cpuControl+at:])
-	}
-	c.kernelBase = be.Uint64(b[cpuKernelBase:])
-	c.longMode = be.Uint32(b[cpuHidden:])>>14&1 != 0
-	return c
-}
-
-// Registers by QEMU's number.
-const (
-	rax = iota
-	rcx
-	rdx
-	rbx
-	rsp
-	rbp
-	rsi
-	rdi
-)
-
-// Segments by QEMU's number.
-const (
-	segES = iota
-	segCS
-	segSS
-	segDS
-	segFS
-	segGS
-)
-
-// prstatus is struct elf_prstatus of x86_64: 32 bytes, the process id, 76 bytes, 27 registers in the order of struct
-// user_regs_struct, 8 bytes.
-func (c *cpuState) prstatus(id int) []byte {
-	le := binary.LittleEndian
-	b := le.AppendUint32(make([]byte, 32), uint32(id))
-	b = append(b, make([]byte, 76)...)
-	r, s := &c.regs, &c.segments
-	for _, v := range []uint64{
-		r[15], r[14], r[13], r[12], r[rbp], r[rbx], r[11], r[10], r[9], r[8], r[rax], r[rcx], r[rdx], r[rsi], r[rdi],
-		0, c.ip, uint64(s[segCS].selector), c.flags, r[rsp], uint64(s[segSS].selector), s[segFS].base, s[segGS].base,
-		uint64(s[segDS].selector), uint64(s[segES].selector), uint64(s[segFS].selector), uint64(s[segGS].selector),
-	} {
-		b = le.AppendUint64(b, v)
-	}
-	return append(b, make([]byte, 8)...)
-}
-
-// qemuStateSize is the size of QEMU's struct QEMUCPUState, version 1, with the optional kernel_gs_base.
-const qemuStateSize = 8 + 18*8 + 10*24 + 5*8 + 8
-
-// qemu is QEMU's struct QEMUCPUState.
-func (c *cpuState) qemu() []byte {
-	le := binary.LittleEndian
-	b := le.AppendUint32(nil, 1)
-	b = le.AppendUint32(b, qemuStateSize)
-	for _, i := range []int{rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, 8, 9, 10, 11, 12, 13, 14, 15} {
-		b = le.AppendUint64(b, c.regs[i])
-	}
-	b = le.AppendUint64(b, c.ip)
-	b = le.AppendUint64(b, c.flags)
-	s := &c.segments
-	for _, g := range append([]cpuSegment{s[segCS], s[segDS], s[segES], s[segFS], s[segGS], s[segSS]}, c.tables[:]...) {
-		for _, v := range []uint32{g.selector, g.limit, g.flags, 0} {
-			b = le.AppendUint32(b, v)
-		}
-		b = le.AppendUint64(b, g.base)
-	}
-	for _, v := range c.control {
-		b = le.AppendUint64(b, v)
-	}
-	return le.AppendUint64(b, c.kernelBase)
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// flat writes one whole image of a diff and its base. Of an image that is whole already it writes another with the same
-// memory that stores no zero pages.
-func (e *export) flat(ctx context.Context) (err error) {
-	w, err := e.writer()
+// writeFlat writes one whole image of a diff and its base. Of an image that is whole already it writes another with the same
+// memory, which stores no zero pages.
+func writeFlat(ctx context.Context, e *export) (err error) {
+	w, err := flatWriter(e)
 	if err != nil {
-		return fmt.Errorf("%s: %w", e.Image, err)
+		return fmt.Errorf("%s: %w", e.o.Image, err)
 	}
 	defer func() { err = errors.Join(err, w.Sums.Close()) }()
 	var blocks []int
@@ -33,42 +33,39 @@ func (e *export) flat(ctx context.Context) (err error) {
 		blocks = append(blocks, i)
 		w.Stored = append(w.Stored, mappedram.NewBitmap(b.Pages()))
 	}
-	return e.file(e.Out, "", w.Layout.RAMEnd, func(f *directio.File) error {
-		if shared, err := e.share(ctx, w, f, blocks); shared || err != nil {
-			if err != nil {
-				return err
-			}
-			return e.finish(w, f)
+	return e.file(e.o.Out, "", w.Layout.RAMEnd, func(f *directio.File) error {
+		shared, err := sharePages(ctx, e, w, f, blocks)
+		if err == nil && !shared {
+			err = copyPages(ctx, e, w, f, blocks)
 		}
-		// Pages come in stretches, each from one goroutine, so no two set bits in one word.
-		err := e.copy(ctx, blocks, func(block int, off int64, p []byte) error {
-			first := off / mappedram.PageSize
-			if err := w.Sums.Add(block, first, p); err != nil {
-				return err
-			}
-			w.Stored[block].SetRange(first, first+int64(len(p))/mappedram.PageSize)
-			_, err := f.WriteAt(p, w.Layout.Blocks[block].PagesOffset+off)
-			return err
-		})
 		if err != nil {
 			return err
 		}
-		return e.finish(w, f)
+		w.To = f
+		m := flatMetadata(e.image)
+		m.Blocks = image.Blocks(w.Layout.Blocks, w.Stored)
+		id, err := w.Sealed(m)
+		e.result.ID = id.String()
+		return err
 	})
 }
 
-// finish writes all but the pages.
-func (e *export) finish(w *image.Writer, f *directio.File) error {
-	w.To = f
-	m := e.metadata()
-	m.Blocks = image.Blocks(w.Layout.Blocks, w.Stored)
-	id, err := w.Sealed(m)
-	e.result.ID = id.String()
-	return err
+// copyPages copies the pages into the new image. The engine gives each stretch of pages to one goroutine, so no two goroutines set bits
+// of one word.
+func copyPages(ctx context.Context, e *export, w *image.Writer, to *directio.File, blocks []int) error {
+	return e.eachPage(ctx, blocks, func(block int, off int64, p []byte) error {
+		first := off / mappedram.PageSize
+		if err := w.Sums.Add(block, first, p); err != nil {
+			return err
+		}
+		w.Stored[block].SetRange(first, first+int64(len(p))/mappedram.PageSize)
+		_, err := to.WriteAt(p, w.Layout.Blocks[block].PagesOffset+off)
+		return err
+	})
 }
 
-// writer lays the new image out.
-func (e *export) writer() (*image.Writer, error) {
+// flatWriter lays the new image out.
+func flatWriter(e *export) (*image.Writer, error) {
 	var blocks []mappedram.Block
 	for _, b := range e.image.Blocks {
 		blocks = append(blocks, mappedram.Block{Name: b.Name, Length: b.Length, Ignored: b.Ignored, GuestAddress: b.GuestAddress})
@@ -92,10 +89,10 @@ func (e *export) writer() (*image.Writer, error) {
 	return w, nil
 }
 
-// metadata is what the new image says of where it came from: the moment of the old one, and no base.
-func (e *export) metadata() *seal.Metadata {
-	m := &seal.Metadata{Created: time.Now().UTC(), MachineType: e.image.Config.MachineType}
-	if s := e.image.Seal; s != nil {
+// flatMetadata is the metadata of the image with its base taken in: the moment is the image's, and it has no base.
+func flatMetadata(img *image.Image) *seal.Metadata {
+	m := &seal.Metadata{Created: time.Now().UTC(), MachineType: img.Config.MachineType}
+	if s := img.Seal; s != nil {
 		*m = s.Metadata
 		m.Base, m.Blocks = nil, nil
 	}

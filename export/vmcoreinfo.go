@@ -4,14 +4,16 @@ package export
 
 import (
 	"encoding/binary"
+	"slices"
 
+	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// A Linux guest of a machine with the device vmcoreinfo tells QEMU where it has an ELF note, VMCOREINFO, which says how to read its
-// memory (KASLR offset, structures). QEMU puts a copy of the note into its dumps (dump_init, dump/dump.c), so crash
-// and makedumpfile need nothing else.
+// A Linux guest of a machine with the device vmcoreinfo gives QEMU the address of an ELF note, VMCOREINFO, which describes how to read
+// the guest's memory (KASLR offset, structures). QEMU puts a copy of the note into its dumps (dump_init, dump/dump.c), and so does
+// Ramjet: crash and makedumpfile then need nothing else.
 
 const (
 	vmcoreinfoSection = "vmcoreinfo"
@@ -40,12 +42,12 @@ func parseGuestNote(b []byte) (n guestNote) {
 	return guestNote{int64(address), size}
 }
 
-// guestNote reads the note. One that is none, or not in memory, is left out, as QEMU does.
-func (e *export) guestNote(n guestNote, ranges []cmdline.PhysicalRange) ([]byte, error) {
+// read reads the note from the guest's memory. What is no note, or not in memory, is left out, as QEMU does.
+func (n guestNote) read(img *image.Image, ranges []cmdline.PhysicalRange) ([]byte, error) {
 	if n.size == 0 {
 		return nil, nil
 	}
-	b, err := e.readPhysical(n, ranges)
+	b, err := readPhysical(img, n.address, n.size, ranges)
 	if err != nil || b == nil {
 		return nil, err
 	}
@@ -58,32 +60,32 @@ func (e *export) guestNote(n guestNote, ranges []cmdline.PhysicalRange) ([]byte,
 	return b[:whole], nil
 }
 
-// readPhysical reads guest-physical memory that lies in one range; nil if there is none such.
-func (e *export) readPhysical(n guestNote, ranges []cmdline.PhysicalRange) ([]byte, error) {
-	for _, r := range ranges {
-		if n.address < r.Address || n.address+n.size > r.Address+r.Length {
-			continue
-		}
-		sources, err := e.image.Sources(e.image.Index(r.Block))
-		if err != nil {
-			return nil, err
-		}
-		b := make([]byte, n.size)
-		at := r.Offset + n.address - r.Address // in the block
-		for _, s := range sources {
-			block := s.Image.Blocks[s.Block]
-			for off := at; off < at+n.size; {
-				end := min((off/mappedram.PageSize+1)*mappedram.PageSize, at+n.size)
-				if s.Pages.Get(off / mappedram.PageSize) {
-					// Checked with all other pages when they are copied.
-					if _, err := s.Image.F.ReadAt(b[off-at:end-at], block.PagesOffset+off); err != nil {
-						return nil, err
-					}
-				}
-				off = end
-			}
-		}
-		return b, nil
+// readPhysical reads size bytes of guest-physical memory that lie in one range; nil if no range has all of them. The pages are not
+// checked here: they are when they are exported with all others.
+func readPhysical(img *image.Image, address, size int64, ranges []cmdline.PhysicalRange) ([]byte, error) {
+	k := slices.IndexFunc(ranges, func(r cmdline.PhysicalRange) bool {
+		return r.Address <= address && address+size <= r.Address+r.Length
+	})
+	if k < 0 {
+		return nil, nil
 	}
-	return nil, nil
+	sources, err := img.Sources(img.Index(ranges[k].Block))
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, size)
+	start := ranges[k].Offset + address - ranges[k].Address // in the block
+	for _, s := range sources {
+		block := s.Image.Blocks[s.Block]
+		for off := start; off < start+size; {
+			end := min((off/mappedram.PageSize+1)*mappedram.PageSize, start+size)
+			if s.Pages.Get(off / mappedram.PageSize) {
+				if _, err := s.Image.F.ReadAt(b[off-start:end-start], block.PagesOffset+off); err != nil {
+					return nil, err
+				}
+			}
+			off = end
+		}
+	}
+	return b, nil
 }

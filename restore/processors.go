@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ramjet-vm/ramjet/export"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/vmstate"
@@ -28,7 +27,7 @@ func processors(img *image.File, sections []byte) (n int) {
 		return 0
 	}
 	for _, s := range list {
-		if s.Name == export.CpuSection {
+		if s.Name == vmstate.CPUSection {
 			n++
 		}
 	}

@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
-	"github.com/ramjet-vm/ramjet/export"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -36,11 +36,21 @@ type MemoryOptions struct {
 	Progress *image.Progress
 }
 
+// MemoryResult describes an image of memory.
+type MemoryResult struct {
+	Image       string
+	ID          string
+	PagesTotal  int64
+	PagesStored int64
+	BytesStored int64
+	Seconds     float64
+}
+
 // Memory saves memory that the calling program owns, without any QEMU: for a VMM, a database, a test. The memory must
 // not change meanwhile. The image is sealed, durable and whole when it is there, as those of Save are. Get the
 // memory back with package mappedram, which says where in the file each block's pages are: to map them, or to have
-// package migration read them.
-func Memory(ctx context.Context, o MemoryOptions) (*export.ImportResult, error) {
+// package transfer read them.
+func Memory(ctx context.Context, o MemoryOptions) (*MemoryResult, error) {
 	began := time.Now()
 	if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 		return nil, err
@@ -48,12 +58,14 @@ func Memory(ctx context.Context, o MemoryOptions) (*export.ImportResult, error) 
 	if len(o.Blocks) == 0 {
 		return nil, errors.New("no blocks of memory: nothing to save")
 	}
-	i := &export.Importing{
-		ImportOptions: export.ImportOptions{Image: o.Image, Force: o.Force, Channels: o.Channels, Direct: o.Direct, Progress: o.Progress},
-		Result:        &export.ImportResult{Image: o.Image},
-	}
-	defer i.Close()
-	i.Manifest.Machine = "none"
+	c := &image.Contents{Metadata: &seal.Metadata{
+		Created: began.UTC(), Format: "ramjet", RamjetVersion: image.VersionString(), MachineType: "none",
+	}}
+	defer func() {
+		for _, m := range c.Memory {
+			m.Close()
+		}
+	}()
 	var laid []mappedram.Block
 	for _, b := range o.Blocks {
 		f, err := directio.Reopen{File: b.File}.Open(os.O_RDONLY)
@@ -64,13 +76,23 @@ func Memory(ctx context.Context, o MemoryOptions) (*export.ImportResult, error) 
 		if err != nil {
 			return nil, fmt.Errorf("block %s: %w", b.Name, err)
 		}
-		i.Memory = append(i.Memory, m)
+		c.Memory = append(c.Memory, m)
 		laid = append(laid, mappedram.Block{Name: b.Name, Length: b.Length})
 	}
 	var err error
-	config := vmstate.Config{MachineType: i.Manifest.Machine, Capabilities: []string{"mapped-ram"}}
-	if i.Layout, err = mappedram.NewLayout(0, config, laid); err != nil {
+	config := vmstate.Config{MachineType: c.Metadata.MachineType, Capabilities: []string{"mapped-ram"}}
+	if c.Layout, err = mappedram.NewLayout(0, config, laid); err != nil {
 		return nil, err
 	}
-	return i.Save(ctx, began)
+	o.Progress.SetPhase("saving")
+	made, err := image.Make(ctx, image.MakeOptions{
+		Path: o.Image, Force: o.Force, Channels: o.Channels, Direct: o.Direct, Progress: o.Progress,
+	}, c)
+	if err != nil {
+		return nil, err
+	}
+	return &MemoryResult{
+		Image: o.Image, ID: made.ID.String(), PagesTotal: made.PagesTotal, PagesStored: made.PagesStored,
+		BytesStored: made.PagesStored * mappedram.PageSize, Seconds: time.Since(began).Seconds(),
+	}, nil
 }

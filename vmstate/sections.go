@@ -50,6 +50,9 @@ func Sections(data []byte, d *Description) ([]Section, error) {
 	return list, nil
 }
 
+// CPUSection is the section of each processor's registers (target/i386/machine.c, vmstate_x86_cpu).
+const CPUSection = "cpu"
+
 // maxDeadEnds bounds the work that a crafted run of sections can cause.
 const maxDeadEnds = 256
 

@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 
-	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/export/age"
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
@@ -147,14 +147,14 @@ func fitting(o *export.Options, secret bool) error {
 // readRecipients reads public keys of age.
 func readRecipients(keys, files []string) (all []age.Recipient, err error) {
 	for _, k := range keys {
-		r, err := export.ParseRecipient(k)
+		r, err := age.ParseRecipient(k)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("--recipient: %w", err)}
 		}
 		all = append(all, r)
 	}
 	for _, f := range files {
-		r, err := export.ReadRecipients(f)
+		r, err := age.ReadRecipients(f)
 		if err != nil {
 			return nil, fmt.Errorf("--recipients-file: %w", err)
 		}

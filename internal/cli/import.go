@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ramjet-vm/ramjet/export"
+	"github.com/ramjet-vm/ramjet/export/age"
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
@@ -43,7 +44,7 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 				return usageError{err}
 			}
 			for _, f := range identities {
-				keys, err := export.ReadIdentities(f)
+				keys, err := age.ReadIdentities(f)
 				if err != nil {
 					return fmt.Errorf("--identity: %w", err)
 				}

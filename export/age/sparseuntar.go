@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package export
+package age
 
 import (
 	"bufio"
@@ -18,8 +18,8 @@ var errNotSparseTar = errors.New("it holds no image as ramjet export --format ag
 // maxPaxRecords bounds the records of the header, in bytes.
 const maxPaxRecords = 64 << 10
 
-// sparseHeader reads all of what sparseTar wrote but the extents' bytes, which follow in r. archive/tar would read the file, but
-// gives out holes as zeros, for which a small hostile file could have us wait for years.
+// sparseHeader reads an archive of sparseTar's up to the extents' bytes, which follow in r. archive/tar is not used because it gives out
+// holes as zeros: a small hostile archive could declare a hole that takes years to read.
 func sparseHeader(r io.Reader) (size int64, extents []extent, err error) {
 	n, err := tarMember(r, 'x')
 	if err != nil {
@@ -47,7 +47,7 @@ func sparseHeader(r io.Reader) (size int64, extents []extent, err error) {
 	return size, extents, err
 }
 
-// tarMember reads a header of that kind and returns the size in it. Nothing is protected by its sum: age does that.
+// tarMember reads a header of that kind and returns the size in it. The header's sum is not checked: age finds changes.
 func tarMember(r io.Reader, kind byte) (int64, error) {
 	var h [tarBlock]byte
 	if _, err := io.ReadFull(r, h[:]); err != nil {
@@ -63,7 +63,7 @@ func tarMember(r io.Reader, kind byte) (int64, error) {
 	return n, nil
 }
 
-// paxRecords takes records apart.
+// paxRecords returns the records by their keys.
 func paxRecords(text []byte) (map[string]string, error) {
 	records := map[string]string{}
 	for len(text) > 0 {
@@ -79,7 +79,7 @@ func paxRecords(text []byte) (map[string]string, error) {
 	return records, nil
 }
 
-// sparseMap reads the list of extents, which have to rise and lie in a file of that size.
+// sparseMap reads the list of extents. Their offsets have to rise, and all have to lie in a file of that size.
 func sparseMap(r io.Reader, size int64) (extents []extent, err error) {
 	lines := &tarLines{r: bufio.NewReaderSize(&blockReader{r}, tarBlock)}
 	count := lines.number()
@@ -112,7 +112,7 @@ func (b *blockReader) Read(p []byte) (int, error) {
 	return io.ReadFull(b.Reader, p[:tarBlock])
 }
 
-// tarLines reads numbers, a line each. After an error it reads nothing any more.
+// tarLines reads numbers, one a line. After an error it reads nothing more.
 type tarLines struct {
 	r   *bufio.Reader
 	err error
@@ -141,7 +141,7 @@ func (l *tarLines) number() (n int64) {
 	return n
 }
 
-// tarNumber is a decimal of at least 0.
+// tarNumber parses a decimal number, 0 or more.
 func tarNumber(s string) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 {
@@ -150,7 +150,7 @@ func tarNumber(s string) (int64, error) {
 	return n, nil
 }
 
-// shortTar tells an archive that ends too soon from one that cannot be read.
+// shortTar is errNotSparseTar for an archive that ends too soon; other errors of reading stay as they are.
 func shortTar(err error) error {
 	if err == io.EOF {
 		return errNotSparseTar

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package export
+package age
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,8 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// A file with holes as a stream: a tar archive with one file in GNU tar's sparse format 1.0, which `tar -x` makes the file of, holes and
-// all, and archive/tar reads. It is written here because archive/tar writes no sparse files.
+// A file with holes becomes a stream as a tar archive with one member in GNU tar's sparse format 1.0. `tar -x` makes the file of it,
+// with its holes, and archive/tar reads it; it is written here because archive/tar writes no sparse files.
 //
 //	512  header of type x: the name of the next
 //	...  its records: GNU.sparse.major, .minor, .name, .realsize; size
@@ -26,6 +27,29 @@ import (
 
 // extent is a part of a file that is no hole.
 type extent struct{ off, n int64 }
+
+// pieces calls f for each piece of the extent, from front to back: a part of buf, as long as the piece, and the piece's offset in the file.
+func (x extent) pieces(ctx context.Context, buf []byte, f func(p []byte, off int64) error) error {
+	for off, end := x.off, x.off+x.n; off < end; {
+		if err := ctx.Err(); err != nil {
+			return outputError{err}
+		}
+		p := buf[:min(int64(len(buf)), end-off)]
+		if err := f(p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
+	}
+	return nil
+}
+
+// totalBytes is the length of all extents together.
+func totalBytes(extents []extent) (n int64) {
+	for _, x := range extents {
+		n += x.n
+	}
+	return n
+}
 
 const (
 	tarBlock = 512
@@ -43,7 +67,7 @@ func dataExtents(f *os.File, size int64) ([]extent, error) {
 	}
 }
 
-// extentsApart are those with holes of least bytes or more between them.
+// extentsApart are the parts of a file that hold data, with holes of least bytes or more between them.
 func extentsApart(f *os.File, size, least int64) (all []extent, err error) {
 	fd := int(f.Fd())
 	for at := int64(0); at < size; {
@@ -69,19 +93,17 @@ func extentsApart(f *os.File, size, least int64) (all []extent, err error) {
 	return all, nil
 }
 
-// sparseTar writes a file of that name and size; content writes the bytes of an extent.
+// sparseTar writes the archive of a file of that name and size; content writes the bytes of an extent.
 func sparseTar(w io.Writer, name string, size int64, extents []extent, content func(extent) error) error {
 	var list strings.Builder
 	// The last one, of no bytes, says where the file ends.
 	fmt.Fprintf(&list, "%d\n", len(extents)+1)
-	var stored int64
-	for _, e := range extents {
-		fmt.Fprintf(&list, "%d\n%d\n", e.off, e.n)
-		stored += e.n
+	for _, x := range extents {
+		fmt.Fprintf(&list, "%d\n%d\n", x.off, x.n)
 	}
 	fmt.Fprintf(&list, "%d\n0\n", size)
 	fillBlock(&list)
-	stored += int64(list.Len())
+	stored := totalBytes(extents) + int64(list.Len())
 	var records strings.Builder
 	for _, r := range []string{
 		"GNU.sparse.major=1", "GNU.sparse.minor=0", "GNU.sparse.name=" + name,
@@ -96,8 +118,8 @@ func sparseTar(w io.Writer, name string, size int64, extents []extent, content f
 			return err
 		}
 	}
-	for _, e := range extents {
-		if err := content(e); err != nil {
+	for _, x := range extents {
+		if err := content(x); err != nil {
 			return err
 		}
 	}
@@ -105,12 +127,12 @@ func sparseTar(w io.Writer, name string, size int64, extents []extent, content f
 	return err
 }
 
-// fillBlock fills with zeros to a whole block.
+// fillBlock appends zeros up to a whole block.
 func fillBlock(s *strings.Builder) {
 	s.WriteString(strings.Repeat("\x00", -s.Len()&(tarBlock-1)))
 }
 
-// paxRecord is a record behind its length, which counts its own digits (pax(1), POSIX).
+// paxRecord is a record with its length in front, which counts its own digits too (pax(1), POSIX).
 func paxRecord(r string) string {
 	for n := len(r) + 3; ; n++ {
 		if s := fmt.Sprintf("%d %s\n", n, r); len(s) == n {
@@ -119,7 +141,7 @@ func paxRecord(r string) string {
 	}
 }
 
-// tarHeader is a ustar header. A size that is too large for it is in the records.
+// tarHeader is a ustar header. A size that is too large for the header is in the records only.
 func tarHeader(kind byte, name string, size int64) string {
 	if size >= 1<<33 {
 		size = 0
