@@ -18,7 +18,7 @@ type guest struct{ p *Proxy }
 
 // Open refuses (*qemu.Refusal) what only QEMU itself can save.
 func (g guest) Open(ctx context.Context) (*migration.View, error) {
-	blocks, err := qemu.QueryRAMBlocks(ctx, g.p.vm.Monitor)
+	blocks, err := qemu.QueryRAMBlocks(ctx, g.p.vm.QMP)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (g guest) view(blocks []qemu.RAMBlock, access guestmem.Access) (*migration.
 }
 
 func (g guest) Current(ctx context.Context, _ *migration.View) (bool, error) {
-	blocks, err := qemu.QueryRAMBlocks(ctx, g.p.vm.Monitor)
+	blocks, err := qemu.QueryRAMBlocks(ctx, g.p.vm.QMP)
 	return slices.Equal(blocks, g.p.vm.Blocks), err
 }
 

@@ -60,7 +60,7 @@ func (p *Proxy) waits(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	var m struct{ Status string }
-	err = p.vm.Monitor.Execute(ctx, "query-migrate", nil, &m)
+	err = p.vm.QMP.Execute(ctx, "query-migrate", nil, &m)
 	return m.Status == "" || m.Status == "none", err
 }
 
@@ -109,7 +109,7 @@ func streamed(b mappedram.Block) bool { return b.Length <= maxStreamedBlock || b
 
 // compareBlocks compares the image's memory with QEMU's.
 func (in *incoming) compareBlocks(ctx context.Context) error {
-	blocks, err := qemu.QueryRAMBlocks(ctx, in.p.vm.Monitor)
+	blocks, err := qemu.QueryRAMBlocks(ctx, in.p.vm.QMP)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ func (in *incoming) loadStream(ctx context.Context, r *qmp.Request, stream *os.F
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, ignoreGone(in.p.vm.Monitor.RemoveFDSet(ctx, set))) }()
+	defer func() { err = errors.Join(err, ignoreGone(in.p.vm.QMP.RemoveFDSet(ctx, set))) }()
 	if in.file.Settings.DirectIO {
 		if err := in.setDirect(ctx, false); err != nil {
 			return err
@@ -163,7 +163,7 @@ func (in *incoming) loadStream(ctx context.Context, r *qmp.Request, stream *os.F
 	if exitOnError != nil {
 		args["exit-on-error"] = *exitOnError
 	}
-	return in.p.vm.Monitor.ExecuteFor(ctx, r, "migrate-incoming", args, nil)
+	return in.p.vm.QMP.ExecuteFor(ctx, r, "migrate-incoming", args, nil)
 }
 
 // ignoreGone ignores the error of a QEMU that has ended, as QEMU does when a load fails unless it was told not to.
@@ -176,5 +176,5 @@ func ignoreGone(err error) error {
 
 // setDirect sets QEMU's parameter direct-io.
 func (in *incoming) setDirect(ctx context.Context, on bool) error {
-	return in.p.vm.Monitor.Execute(ctx, "migrate-set-parameters", map[string]bool{"direct-io": on}, nil)
+	return in.p.vm.QMP.Execute(ctx, "migrate-set-parameters", map[string]bool{"direct-io": on}, nil)
 }

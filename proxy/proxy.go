@@ -139,7 +139,7 @@ func (p *Proxy) commands() map[string]qmp.Command {
 func (p *Proxy) PID() int { return p.vm.PID }
 
 // Gone is closed when the QEMU has ended, or has dropped the connection.
-func (p *Proxy) Gone() <-chan struct{} { return p.vm.Monitor.Done() }
+func (p *Proxy) Gone() <-chan struct{} { return p.vm.QMP.Done() }
 
 // Close cancels what is under way and lets the QEMU alone.
 func (p *Proxy) Close() error {
@@ -164,5 +164,5 @@ func (p *Proxy) forward(ctx context.Context, r *qmp.Request) (any, error) {
 	for _, f := range r.TakeFiles() {
 		f.Close()
 	}
-	return p.vm.Monitor.Forward(ctx, r)
+	return p.vm.QMP.Forward(ctx, r)
 }

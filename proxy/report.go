@@ -26,7 +26,7 @@ func (p *Proxy) follow(r migration.Report) {
 			Downtime int64
 			RAM      struct{ Transferred int64 }
 		}
-		if p.vm.Monitor.Execute(context.Background(), "query-migrate", nil, &m) != nil {
+		if p.vm.QMP.Execute(context.Background(), "query-migrate", nil, &m) != nil {
 			return // it is gone, and nobody knows
 		}
 		switch m.Status {

@@ -37,7 +37,7 @@ func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error)
 	}
 	defer f.Close()
 	var result json.RawMessage
-	err = p.vm.Monitor.ExecuteFor(ctx, r, r.Name, args, &result, f)
+	err = p.vm.QMP.ExecuteFor(ctx, r, r.Name, args, &result, f)
 	return result, err
 }
 
@@ -54,7 +54,7 @@ func (p *Proxy) takeSet(ctx context.Context, path string) (err error) {
 	if !fdset.IsPath(path) || err != nil {
 		return nil
 	}
-	sets, err := p.vm.Monitor.QueryFDSets(ctx)
+	sets, err := p.vm.QMP.QueryFDSets(ctx)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (p *Proxy) queryFDSets(ctx context.Context, r *qmp.Request) (any, error) {
 		return nil, err
 	}
 	var sets []fdset.Set
-	if err := p.vm.Monitor.ExecuteFor(ctx, r, "query-fdsets", nil, &sets); err != nil {
+	if err := p.vm.QMP.ExecuteFor(ctx, r, "query-fdsets", nil, &sets); err != nil {
 		return nil, err
 	}
 	sets = slices.DeleteFunc(sets, func(s fdset.Set) bool { return s.ID == p.state.Set() })

@@ -14,7 +14,7 @@ import (
 // settings asks QEMU for its capabilities and parameters. A QEMU before 9.0 has fewer of them.
 func (p *Proxy) settings(ctx context.Context) (migration.Settings, error) {
 	var caps []migration.CapabilityStatus
-	if err := p.vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
+	if err := p.vm.QMP.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
 		return migration.Settings{}, err
 	}
 	var params struct {
@@ -26,7 +26,7 @@ func (p *Proxy) settings(ctx context.Context) (migration.Settings, error) {
 		TLS         string `json:"tls-creds"`
 		Mode        string `json:"mode"`
 	}
-	if err := p.vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &params); err != nil {
+	if err := p.vm.QMP.Execute(ctx, "query-migrate-parameters", nil, &params); err != nil {
 		return migration.Settings{}, err
 	}
 	s := migration.Capabilities{}.With(caps).Settings()
@@ -87,11 +87,11 @@ func (p *Proxy) changeParameters(ctx context.Context, r *qmp.Request) (any, erro
 	if err := p.setMappedRAM(ctx, false); err != nil {
 		return nil, err
 	}
-	err = p.vm.Monitor.Execute(ctx, "migrate-set-parameters", args, nil)
+	err = p.vm.QMP.Execute(ctx, "migrate-set-parameters", args, nil)
 	return nil, errors.Join(err, p.setMappedRAM(ctx, true))
 }
 
 func (p *Proxy) setMappedRAM(ctx context.Context, on bool) error {
 	list := []migration.CapabilityStatus{{Name: "mapped-ram", State: on}}
-	return p.vm.Monitor.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": list}, nil)
+	return p.vm.QMP.Execute(ctx, "migrate-set-capabilities", map[string]any{"capabilities": list}, nil)
 }

@@ -19,11 +19,11 @@ const maxDifferences = 100
 // that command line again gets another VM.
 func (vm *VM) Differences(ctx context.Context) ([]string, error) {
 	args := cmdline.ParseArgs(vm.CommandLine.Args)
-	disks, err := ActiveDisks(ctx, vm.Monitor, vm.CommandLine.Dir)
+	disks, err := ActiveDisks(ctx, vm.QMP, vm.CommandLine.Dir)
 	if err != nil {
 		return nil, err
 	}
-	open, err := nodeFiles(ctx, vm.Monitor, vm.CommandLine.Dir)
+	open, err := nodeFiles(ctx, vm.QMP, vm.CommandLine.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +42,7 @@ func (vm *VM) deviceDifferences(ctx context.Context, args cmdline.Args) (differs
 	anonymous := 0
 	for _, path := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
 		var children []struct{ Name, Type string }
-		if err := vm.Monitor.Execute(ctx, "qom-list", map[string]any{"path": path}, &children); err != nil {
+		if err := vm.QMP.Execute(ctx, "qom-list", map[string]any{"path": path}, &children); err != nil {
 			return nil, fmt.Errorf("cannot ask for the devices: %w", err)
 		}
 		for _, c := range children {
@@ -60,7 +60,7 @@ func (vm *VM) deviceDifferences(ctx context.Context, args cmdline.Args) (differs
 			}
 			var plugged bool
 			get := map[string]any{"path": path + "/" + c.Name, "property": "hotplugged"}
-			if err := vm.Monitor.Execute(ctx, "qom-get", get, &plugged); err == nil && plugged {
+			if err := vm.QMP.Execute(ctx, "qom-get", get, &plugged); err == nil && plugged {
 				differs = append(differs, fmt.Sprintf("the device %s (%s) was plugged in while the VM ran", name, kind))
 			}
 		}

@@ -62,7 +62,7 @@ func (vm *VM) startGuardian(unfinished ...string) (g *guardian, err error) {
 		return nil, err
 	}
 	defer closeAll(dirs)
-	conn, err := vm.Monitor.File()
+	conn, err := vm.QMP.File()
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func TestGuardianFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	vm := &VM{Monitor: monitor, PID: os.Getpid()}
+	vm := &VM{QMP: monitor, PID: os.Getpid()}
 	g, err := vm.startGuardian(filepath.Join(before, "unfinished"))
 	if err != nil {
 		t.Fatal(err)

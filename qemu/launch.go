@@ -151,7 +151,7 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	in.stderr.started()
 	in.setPID(in.cmd.Process.Pid)
 	go func() { in.cmd.Wait(); close(in.exited) }()
-	in.Monitor, err = l.connect(ctx, ours, in)
+	in.QMP, err = l.connect(ctx, ours, in)
 	if err != nil {
 		return nil, errors.Join(in.explain(err), in.Kill())
 	}
@@ -230,10 +230,10 @@ func (in *Incoming) Offer(ctx context.Context, file *os.File) (*Loading, error) 
 
 // Load returns when all of the state is there.
 func (l *Loading) Load(ctx context.Context) error {
-	events, cancel := l.in.Monitor.Subscribe("MIGRATION")
+	events, cancel := l.in.QMP.Subscribe("MIGRATION")
 	defer cancel()
 	args := map[string]any{"uri": fmt.Sprintf("file:/dev/fdset/%d", l.set), "exit-on-error": false}
-	if err := l.in.Monitor.Execute(ctx, "migrate-incoming", args, nil); err != nil {
+	if err := l.in.QMP.Execute(ctx, "migrate-incoming", args, nil); err != nil {
 		return l.in.explain(fmt.Errorf("QEMU refuses to load the state: %w", err))
 	}
 	if err := l.in.loaded(ctx, events); err != nil {
@@ -241,14 +241,14 @@ func (l *Loading) Load(ctx context.Context) error {
 	}
 	// The VM's next migration is somebody else's business. (When the guest runs this takes longer than now: QEMU has one lock for both.)
 	off := []capability{{"mapped-ram", false}, {"events", false}}
-	return errors.Join(l.in.setCapabilities(ctx, off), l.in.Monitor.RemoveFDSet(ctx, l.set))
+	return errors.Join(l.in.setCapabilities(ctx, off), l.in.QMP.RemoveFDSet(ctx, l.set))
 }
 
 // loaded waits for the end of the incoming migration.
 func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 	for {
 		var m migrationInfo
-		if err := in.Monitor.Execute(ctx, "query-migrate", nil, &m); err != nil {
+		if err := in.QMP.Execute(ctx, "query-migrate", nil, &m); err != nil {
 			return in.explain(err)
 		}
 		switch m.Status {
@@ -289,7 +289,7 @@ func nonEmpty(s ...string) (out []string) {
 // Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
 func (in *Incoming) Release() <-chan struct{} {
 	in.leash.release()
-	in.Monitor.Close()
+	in.QMP.Close()
 	in.stderr.release()
 	return in.exited
 }
@@ -315,8 +315,8 @@ func (in *Incoming) Signal(s os.Signal) {
 
 // Kill ends a QEMU that did not come to run, and removes the sockets and files that it made.
 func (in *Incoming) Kill() error {
-	if in.Monitor != nil {
-		in.Monitor.Close()
+	if in.QMP != nil {
+		in.QMP.Close()
 	}
 	if in.wrapped {
 		killTree(in.cmd.Process.Pid)

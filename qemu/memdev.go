@@ -9,7 +9,7 @@ import "context"
 // devices' own memory.
 func (vm *VM) MemoryBackends(ctx context.Context) (map[string]bool, error) {
 	var devices []struct{ ID string }
-	if err := vm.Monitor.Execute(ctx, "query-memdev", nil, &devices); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-memdev", nil, &devices); err != nil {
 		return nil, err
 	}
 	ids := map[string]bool{}

@@ -29,7 +29,7 @@ type Command struct {
 // Execute executes commands until one fails.
 func (vm *VM) Execute(ctx context.Context, commands []Command) error {
 	for _, c := range commands {
-		if err := vm.Monitor.Execute(ctx, c.Execute, c.Arguments, nil); err != nil {
+		if err := vm.QMP.Execute(ctx, c.Execute, c.Arguments, nil); err != nil {
 			return fmt.Errorf("%s: %w", c.Execute, err)
 		}
 	}
@@ -55,7 +55,7 @@ func (m Migration) Hurry() []Command {
 
 // Migrate has QEMU migrate to uri and waits for the end. When ctx ends first it comes soon (Migration.Hurry), and Migrate returns then.
 func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func(context.Context, MigratedRAM) error) error {
-	if err := vm.Monitor.Execute(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
+	if err := vm.QMP.Execute(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
 		return fmt.Errorf("QEMU does not start to save: %w", err)
 	}
 	monitor := context.WithoutCancel(ctx)
@@ -66,7 +66,7 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 			migrationInfo
 			RAM MigratedRAM
 		}
-		if err := vm.Monitor.Execute(monitor, "query-migrate", nil, &now); err != nil {
+		if err := vm.QMP.Execute(monitor, "query-migrate", nil, &now); err != nil {
 			return err
 		}
 		if err := observe(monitor, now.RAM); err != nil {
@@ -79,7 +79,7 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 			if !switched && !hurried {
 				switched = true
 				if refused = m.Switchover(); refused == nil {
-					err = vm.Monitor.Execute(monitor, "migrate-continue", map[string]any{"state": "pre-switchover"}, nil)
+					err = vm.QMP.Execute(monitor, "migrate-continue", map[string]any{"state": "pre-switchover"}, nil)
 				} else {
 					err = vm.Execute(monitor, m.Hurry())
 				}
@@ -118,7 +118,7 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 func (vm *VM) MigrationOver(ctx context.Context) error {
 	for {
 		var instances json.RawMessage
-		if err := vm.Monitor.Execute(ctx, "query-yank", nil, &instances); err != nil {
+		if err := vm.QMP.Execute(ctx, "query-yank", nil, &instances); err != nil {
 			return err
 		}
 		if !migrating(instances) {

@@ -108,8 +108,8 @@ const (
 
 // NewPause returns the pause of a VM, which it watches from now on. The guest is not touched.
 func NewPause(vm *VM) *Pause {
-	p := &Pause{vm: vm, send: vm.Monitor.Send}
-	p.unwatch = vm.Monitor.Watch(p.event, "STOP", "RESUME", "RESET", "GUEST_PANICKED", "SHUTDOWN", "SUSPEND", "WAKEUP")
+	p := &Pause{vm: vm, send: vm.QMP.Send}
+	p.unwatch = vm.QMP.Watch(p.event, "STOP", "RESUME", "RESET", "GUEST_PANICKED", "SHUTDOWN", "SUSPEND", "WAKEUP")
 	return p
 }
 
@@ -186,7 +186,7 @@ func (p *Pause) begin(ctx context.Context) (answer func(context.Context, any) er
 		return nil, held, nil
 	}
 	// Not with ctx: whether it was sent must be known.
-	sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
+	sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), CleanupTimeout)
 	defer cancel()
 	answer, err = p.send(sending, "stop", nil)
 	if err != nil {
@@ -321,7 +321,7 @@ func (p *Pause) StopNow(ctx context.Context) error {
 		p.op.Unlock()
 		return err // it stands already: Switched will be told why
 	}
-	sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
+	sending, cancel := context.WithTimeout(context.WithoutCancel(ctx), CleanupTimeout)
 	defer cancel()
 	answer, err := p.send(sending, "stop", nil)
 	if err == nil {
@@ -399,7 +399,7 @@ var errOver = errors.New("the pause was ended before the save: nothing was saved
 func (p *Pause) End(then Then) error {
 	p.op.Lock()
 	defer p.op.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), Mercy)
+	ctx, cancel := context.WithTimeout(context.Background(), CleanupTimeout)
 	defer cancel()
 	switch then {
 	case ThenQuit:

@@ -105,7 +105,7 @@ func (p *Pause) stoppedBy(e qmp.Event) {
 	}
 	p.startLimit()
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), Mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), CleanupTimeout)
 		defer cancel()
 		status, err := p.vm.Status(ctx)
 		if err != nil || live(status) || transferring(status) {

@@ -77,7 +77,7 @@ func (p *Pause) Migrates(hurry, undo []Command) error {
 // lost says that we have no monitor any more. QEMU may well have one: its guardian's connection is another descriptor.
 func (p *Pause) lost() bool {
 	select {
-	case <-p.vm.Monitor.Done():
+	case <-p.vm.QMP.Done():
 		return true
 	default:
 		return false
@@ -137,7 +137,7 @@ func (p *Pause) beat(g *guardian, end chan struct{}) {
 		p.spoil(ErrFrozen)
 		p.mu.Unlock()
 		// Two readers of one connection take each other's answers.
-		p.vm.Monitor.Close()
+		p.vm.QMP.Close()
 		return
 	}
 }
@@ -146,7 +146,7 @@ func (p *Pause) beat(g *guardian, end chan struct{}) {
 // guardian waits longer than we can. The monitor is closed only in that case.
 func (p *Pause) Close() error {
 	var err error
-	wait := Mercy
+	wait := CleanupTimeout
 	if p.State() == Lost {
 		wait = time.Second
 	} else {

@@ -158,7 +158,7 @@ func newMachine(t *testing.T, status string) (*machine, *VM) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	vm := &VM{Monitor: monitor, PID: os.Getpid()}
+	vm := &VM{QMP: monitor, PID: os.Getpid()}
 	t.Cleanup(func() { vm.Close() })
 	return m, vm
 }

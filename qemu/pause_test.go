@@ -215,7 +215,7 @@ func (s *saver) happens(when string) {
 		s.cancel(errCancelled)
 	case "SIGKILL":
 		s.killed = true
-		s.p.vm.Monitor.Close()
+		s.p.vm.QMP.Close()
 		s.p.guardian.Close()
 	case "SIGSTOP":
 		s.p.mute(true)
@@ -248,7 +248,7 @@ func TestPauseCancelMeetsStop(t *testing.T) {
 			if delay == "before it is sent" {
 				time.Sleep(50 * time.Millisecond)
 			}
-			answer, err := vm.Monitor.Send(ctx, cmd, args)
+			answer, err := vm.QMP.Send(ctx, cmd, args)
 			if delay == "after it is sent" {
 				time.Sleep(50 * time.Millisecond)
 			}
@@ -319,7 +319,7 @@ func TestPauseStoppedBefore(t *testing.T) {
 							m.halt(status)
 						}
 					})
-					return vm.Monitor.Send(ctx, cmd, args)
+					return vm.QMP.Send(ctx, cmd, args)
 				}
 			}
 			_, err := p.Hold(t.Context())

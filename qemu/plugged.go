@@ -20,7 +20,7 @@ func (vm *VM) PluggedMemory(ctx context.Context) ([]cmdline.PluggedMemory, error
 			MaxSize int64 `json:"max-size"` // virtio-mem: the backend's
 		}
 	}
-	if err := vm.Monitor.Execute(ctx, "query-memory-devices", nil, &devices); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-memory-devices", nil, &devices); err != nil {
 		return nil, err
 	}
 	var all []cmdline.PluggedMemory

@@ -26,7 +26,7 @@ import (
 
 // VM is a running QEMU that we hold the monitor of.
 type VM struct {
-	Monitor     *qmp.Client
+	QMP         *qmp.Client
 	Socket      string // the monitor's path
 	PID         int
 	MachineType string // versioned, as in the stream: pc-q35-10.0
@@ -71,7 +71,7 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 
 // AttachMonitor is Attach with a connection to the monitor, which it takes over.
 func AttachMonitor(ctx context.Context, monitor *qmp.Client, socket string, pid int) (*VM, error) {
-	vm := &VM{Monitor: monitor, Socket: socket, PID: pid}
+	vm := &VM{QMP: monitor, Socket: socket, PID: pid}
 	if err := vm.learn(ctx); err != nil {
 		vm.Close()
 		return nil, err
@@ -81,10 +81,10 @@ func AttachMonitor(ctx context.Context, monitor *qmp.Client, socket string, pid 
 
 func (vm *VM) learn(ctx context.Context) (err error) {
 	if vm.PID == 0 {
-		if vm.PID, err = vm.Monitor.PeerPID(); err != nil {
+		if vm.PID, err = vm.QMP.PeerPID(); err != nil {
 			return fmt.Errorf("cannot tell which process is behind %s (name it with --pid): %w", vm.Socket, err)
 		}
-	} else if err := checkPeer(vm.Monitor, vm.Socket, vm.PID); err != nil {
+	} else if err := checkPeer(vm.QMP, vm.Socket, vm.PID); err != nil {
 		return err
 	}
 	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
@@ -96,10 +96,10 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 	}
 	// A descriptor tells of its end even where /proc is out of reach by then (package sandbox).
 	vm.cmdline, _ = os.Open(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
-	if vm.MachineType, err = machineType(ctx, vm.Monitor); err != nil {
+	if vm.MachineType, err = machineType(ctx, vm.QMP); err != nil {
 		return err
 	}
-	vm.Blocks, err = QueryRAMBlocks(ctx, vm.Monitor)
+	vm.Blocks, err = QueryRAMBlocks(ctx, vm.QMP)
 	return err
 }
 
@@ -115,17 +115,17 @@ func machineType(ctx context.Context, m *qmp.Client) (string, error) {
 
 // Version is QEMU's own, "10.0.2".
 func (vm *VM) Version() string {
-	g := vm.Monitor.Greeting()
+	g := vm.QMP.Greeting()
 	return fmt.Sprintf("%d.%d.%d", g.Major, g.Minor, g.Micro)
 }
 
 // NeedsVersion refuses an older QEMU than major.minor, needed for something.
 func (vm *VM) NeedsVersion(major, minor int, something string) error {
-	g := vm.Monitor.Greeting()
+	g := vm.QMP.Greeting()
 	if g.Major > major || g.Major == major && g.Minor >= minor {
 		return nil
 	}
-	return hopeless("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
+	return unsavable("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
 }
 
 // Gone tells whether the VM's process has ended, reaped or not. A process without memory has an empty command line.
@@ -144,7 +144,7 @@ func (vm *VM) Gone() bool {
 func (vm *VM) Close() error {
 	vm.gone = vm.Gone()
 	vm.cmdline.Close() // nil, too
-	return vm.Monitor.Close()
+	return vm.QMP.Close()
 }
 
 func readCommandLine(pid int) (c CommandLine, err error) {

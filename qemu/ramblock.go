@@ -130,7 +130,7 @@ func (vm *VM) adviceOnSharing(b RAMBlock, err error) string {
 	switch args := cmdline.ParseArgs(vm.CommandLine.Args); {
 	case args.Backend(b.Name) >= 0, cmdline.DefaultRAM(b.Name):
 		return where + "; without that, start QEMU with shared memory: -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine memory-backend=ram,aux-ram-share=on"
-	case vm.Monitor.Greeting().Major >= 10:
+	case vm.QMP.Greeting().Major >= 10:
 		return where + "; without that, start QEMU with -machine aux-ram-share=on, by which memory of firmware and devices like this is shared too"
 	}
 	return where

@@ -14,8 +14,8 @@ import (
 // Refusal says why a VM cannot be saved: in one way, or at all.
 type Refusal struct {
 	Reason string
-	// Hopeless: no engine can save this VM as it is.
-	Hopeless bool
+	// Unsavable: no engine can save this VM as it is.
+	Unsavable bool
 }
 
 func (r *Refusal) Error() string { return r.Reason }
@@ -24,8 +24,8 @@ func refuse(format string, args ...any) *Refusal {
 	return &Refusal{Reason: fmt.Sprintf(format, args...)}
 }
 
-func hopeless(format string, args ...any) *Refusal {
-	return &Refusal{Reason: fmt.Sprintf(format, args...), Hopeless: true}
+func unsavable(format string, args ...any) *Refusal {
+	return &Refusal{Reason: fmt.Sprintf(format, args...), Unsavable: true}
 }
 
 // migrationInfo is what we look at of query-migrate.
@@ -35,18 +35,18 @@ type migrationInfo struct {
 	Blocked []string `json:"blocked-reasons"`
 }
 
-// Migratable refuses (*Refusal, Hopeless) what QEMU itself would not migrate now.
+// Migratable refuses (*Refusal, Unsavable) what QEMU itself would not migrate now.
 func (vm *VM) Migratable(ctx context.Context) error {
 	var m migrationInfo
-	if err := vm.Monitor.Execute(ctx, "query-migrate", nil, &m); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-migrate", nil, &m); err != nil {
 		return err
 	}
 	if len(m.Blocked) > 0 {
-		return hopeless("this VM cannot be saved: %s (remove the device or the setting that QEMU names)", strings.Join(m.Blocked, "; "))
+		return unsavable("this VM cannot be saved: %s (remove the device or the setting that QEMU names)", strings.Join(m.Blocked, "; "))
 	}
 	switch m.Status {
 	case "setup", "active", "device", "cancelling", "failing", "pre-switchover", "wait-unplug", "postcopy-active", "postcopy-paused", "colo":
-		return hopeless("a migration of this VM is under way (%s): wait for it or cancel it", m.Status)
+		return unsavable("a migration of this VM is under way (%s): wait for it or cancel it", m.Status)
 	}
 	status, err := vm.Status(ctx)
 	if err != nil {
@@ -54,9 +54,9 @@ func (vm *VM) Migratable(ctx context.Context) error {
 	}
 	switch status {
 	case "inmigrate", "restore-vm":
-		return hopeless("this VM is being restored or waits for an incoming migration: save it when it runs")
+		return unsavable("this VM is being restored or waits for an incoming migration: save it when it runs")
 	case "save-vm", "finish-migrate", "colo":
-		return hopeless("this VM is being saved or migrated by somebody else (%s)", status)
+		return unsavable("this VM is being saved or migrated by somebody else (%s)", status)
 	}
 	return nil
 }
@@ -64,7 +64,7 @@ func (vm *VM) Migratable(ctx context.Context) error {
 // NativeSupported refuses (*Refusal) what the native engine would not save right although QEMU can.
 func (vm *VM) NativeSupported(ctx context.Context) error {
 	var target struct{ Arch string }
-	if err := vm.Monitor.Execute(ctx, "query-target", nil, &target); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-target", nil, &target); err != nil {
 		return err
 	}
 	if target.Arch != "x86_64" {
@@ -80,7 +80,7 @@ func (vm *VM) NativeSupported(ctx context.Context) error {
 	return vm.refuseDevices(ctx, "virtio-mem", refuse, "the native engine cannot save the device %s (%s)")
 }
 
-// QEMUSupported refuses (*Refusal, Hopeless) what QEMU's own migration to a file would not save right, or would not leave as it
+// QEMUSupported refuses (*Refusal, Unsavable) what QEMU's own migration to a file would not save right, or would not leave as it
 // is. QEMU ends every such migration in the state postmigrate; only from running it can go back to what it was. ends says that
 // the VM is to end with the save.
 func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
@@ -97,9 +97,9 @@ func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
 	case status == "suspended":
 		return errAsleep
 	case status == "postmigrate":
-		return hopeless("QEMU has saved or migrated this VM already and does not do so again before it has run (cont)")
+		return unsavable("QEMU has saved or migrated this VM already and does not do so again before it has run (cont)")
 	case !ends:
-		return hopeless("this VM is %s, and QEMU's own engine would leave it in the state postmigrate (let it run first, or end it with --then=quit)", status)
+		return unsavable("this VM is %s, and QEMU's own engine would leave it in the state postmigrate (let it run first, or end it with --then=quit)", status)
 	}
 	if asleep, err := vm.asleep(ctx); err != nil || asleep {
 		return firstError(err, errAsleep)
@@ -109,7 +109,7 @@ func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
 
 // errAsleep: after its own migration QEMU aborts when the VM is let go on and its guest sleeps: runstate_transitions_def has no way
 // from postmigrate to suspended.
-var errAsleep = hopeless("the guest sleeps (S3), and QEMU's own engine would end such a VM (wake it first)")
+var errAsleep = unsavable("the guest sleeps (S3), and QEMU's own engine would end such a VM (wake it first)")
 
 // asleep tells whether the guest of a VM that stands still sleeps, which query-status does not say: the VM is paused for it.
 func (vm *VM) asleep(ctx context.Context) (bool, error) {
@@ -132,16 +132,16 @@ func (vm *VM) asleep(ctx context.Context) (bool, error) {
 // checked or restored here.
 func (vm *VM) refuseParts(ctx context.Context) error {
 	if strings.HasPrefix(vm.MachineType, "pseries") {
-		return hopeless("the state of this machine's page table (spapr/htab) cannot be taken apart here")
+		return unsavable("the state of this machine's page table (spapr/htab) cannot be taken apart here")
 	}
-	return vm.refuseDevices(ctx, "vfio-", hopeless, "the state of the device %s (%s) cannot be taken apart here: unplug it for the save, or have QEMU migrate the VM itself")
+	return vm.refuseDevices(ctx, "vfio-", unsavable, "the state of the device %s (%s) cannot be taken apart here: unplug it for the save, or have QEMU migrate the VM itself")
 }
 
 // refuseDevices refuses devices whose type begins with prefix, in a sentence for their name and type.
 func (vm *VM) refuseDevices(ctx context.Context, prefix string, how func(string, ...any) *Refusal, sentence string) error {
 	for _, path := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
 		var devices []struct{ Name, Type string }
-		if err := vm.Monitor.Execute(ctx, "qom-list", map[string]string{"path": path}, &devices); err != nil {
+		if err := vm.QMP.Execute(ctx, "qom-list", map[string]string{"path": path}, &devices); err != nil {
 			return err
 		}
 		for _, d := range devices {

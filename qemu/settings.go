@@ -21,7 +21,7 @@ func capabilities(caps []capability) Command {
 
 func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
 	c := capabilities(caps)
-	return vm.Monitor.Execute(ctx, c.Execute, c.Arguments, nil)
+	return vm.QMP.Execute(ctx, c.Execute, c.Arguments, nil)
 }
 
 // harmless are capabilities of the administrator's that stay as they are: they change when QEMU speaks and how fast the guest
@@ -39,12 +39,12 @@ var plainFile = map[string]any{
 // as it is now. Each of the latter may be executed without the former, in the order given.
 func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []Command, err error) {
 	var caps []capability
-	if err := vm.Monitor.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
 		return nil, nil, err
 	}
 	// Numbers stay as QEMU wrote them: a float64 does not hold 2^64-1.
 	var old map[string]json.RawMessage
-	if err := vm.Monitor.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
+	if err := vm.QMP.Execute(ctx, "query-migrate-parameters", nil, &old); err != nil {
 		return nil, nil, err
 	}
 	want := map[string]bool{"mapped-ram": true, "multifd": m.Channels > 0, "pause-before-switchover": m.Switchover != nil}

@@ -16,7 +16,7 @@ type SleepWatch struct {
 // WatchSleep begins to watch. A guest that sleeps already is not noticed.
 func (vm *VM) WatchSleep() *SleepWatch {
 	w := &SleepWatch{}
-	w.events, w.cancel = vm.Monitor.Subscribe("SUSPEND")
+	w.events, w.cancel = vm.QMP.Subscribe("SUSPEND")
 	return w
 }
 
@@ -29,7 +29,7 @@ func (w *SleepWatch) Check() error {
 	default:
 	}
 	if w.slept {
-		return hopeless("the guest went to sleep (S3) during the save, and QEMU's own engine would end such a VM: wake it and save again, or use --engine=ramjet")
+		return unsavable("the guest went to sleep (S3) during the save, and QEMU's own engine would end such a VM: wake it and save again, or use --engine=ramjet")
 	}
 	return nil
 }

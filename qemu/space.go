@@ -20,7 +20,7 @@ type SpaceWatch struct {
 // WatchSpace begins to watch.
 func (vm *VM) WatchSpace() *SpaceWatch {
 	w := &SpaceWatch{vm: vm}
-	w.events, w.cancel = vm.Monitor.Subscribe("BLOCK_IO_ERROR")
+	w.events, w.cancel = vm.QMP.Subscribe("BLOCK_IO_ERROR")
 	return w
 }
 

@@ -20,17 +20,17 @@ import (
 // Status is the VM's run state by QEMU's name: running, paused, ...
 func (vm *VM) Status(ctx context.Context) (string, error) {
 	var s struct{ Status string }
-	err := vm.Monitor.Execute(ctx, "query-status", nil, &s)
+	err := vm.QMP.Execute(ctx, "query-status", nil, &s)
 	return s.Status, err
 }
 
 // Stop stops the guest; QEMU flushes its disks with it (do_vm_stop).
-func (vm *VM) Stop(ctx context.Context) error { return vm.Monitor.Execute(ctx, "stop", nil, nil) }
+func (vm *VM) Stop(ctx context.Context) error { return vm.QMP.Execute(ctx, "stop", nil, nil) }
 
 // Cont lets the guest go on.
 func (vm *VM) Cont(ctx context.Context) error {
 	for {
-		err := vm.Monitor.Execute(ctx, "cont", nil, nil)
+		err := vm.QMP.Execute(ctx, "cont", nil, nil)
 		var e *qmp.Error
 		if !errors.As(err, &e) || e.Desc != notFinalized || ctx.Err() != nil {
 			return err
@@ -45,7 +45,7 @@ const notFinalized = "Migration is not finalized yet"
 
 // Quit ends QEMU. Its end may come before its answer.
 func (vm *VM) Quit(ctx context.Context) error {
-	if err := vm.Monitor.Execute(ctx, "quit", nil, nil); !errors.Is(err, qmp.ErrClosed) {
+	if err := vm.QMP.Execute(ctx, "quit", nil, nil); !errors.Is(err, qmp.ErrClosed) {
 		return err
 	}
 	return nil
@@ -106,25 +106,25 @@ func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) 
 // PassFilesIn is PassFiles with a set from FreeSet. When it fails the set is removed again.
 func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files ...*os.File) error {
 	for _, f := range files {
-		if _, err := vm.Monitor.AddFD(ctx, set, purpose, f); err != nil {
+		if _, err := vm.QMP.AddFD(ctx, set, purpose, f); err != nil {
 			err = vm.explainLimit(err) // before those that it did take are closed again
 			// What was sent before ctx ended is still carried out.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Mercy)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), CleanupTimeout)
 			defer cancel()
-			_ = vm.Monitor.RemoveFDSet(ctx, set)
+			_ = vm.QMP.RemoveFDSet(ctx, set)
 			return fmt.Errorf("cannot pass a descriptor to QEMU: %w", err)
 		}
 	}
 	return nil
 }
 
-// Mercy bounds how long a monitor is waited for when all that is left to do is to clean up.
-const Mercy = 5 * time.Second
+// CleanupTimeout bounds how long a monitor is waited for when all that is left to do is to clean up.
+const CleanupTimeout = 5 * time.Second
 
 // FreeSet picks the number of a descriptor set at random that no set has. A management program that numbers its
 // own sets from 0 will not meet it; /dev/fdset/N takes numbers up to 2^31-1.
 func (vm *VM) FreeSet(ctx context.Context) (int64, error) {
-	sets, err := vm.Monitor.QueryFDSets(ctx)
+	sets, err := vm.QMP.QueryFDSets(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +152,7 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 		// live:true would hand the disks over to another QEMU (bdrv_inactivate_all).
 		"live": false,
 	}
-	if err := vm.Monitor.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
+	if err := vm.QMP.Execute(ctx, "xen-save-devices-state", args, nil); err != nil {
 		return nil, fmt.Errorf("QEMU could not save its device state: %w", vm.explainLimit(err))
 	}
 	b, err := io.ReadAll(io.NewSectionReader(s.file, 0, maxDeviceState))
@@ -172,5 +172,5 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 
 // Close takes the descriptor away from QEMU again.
 func (s *StateFile) Close(ctx context.Context, vm *VM) error {
-	return errors.Join(vm.Monitor.RemoveFDSet(ctx, s.set), s.writer.Close(), s.file.Close())
+	return errors.Join(vm.QMP.RemoveFDSet(ctx, s.set), s.writer.Close(), s.file.Close())
 }

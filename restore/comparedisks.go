@@ -20,7 +20,7 @@ func (r *restore) compareDisks(ctx context.Context, in *qemu.Incoming) error {
 	if r.image.Seal == nil || len(r.image.Seal.Disks) == 0 {
 		return nil
 	}
-	now, err := qemu.ActiveDisks(ctx, in.Monitor, r.launch.Dir)
+	now, err := qemu.ActiveDisks(ctx, in.QMP, r.launch.Dir)
 	if err != nil {
 		return err
 	}

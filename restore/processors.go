@@ -41,7 +41,7 @@ func (r *restore) compareProcessors(ctx context.Context, in *qemu.Incoming) erro
 		return nil
 	}
 	var cpus []struct{}
-	if err := in.Monitor.Execute(ctx, "query-cpus-fast", nil, &cpus); err != nil {
+	if err := in.QMP.Execute(ctx, "query-cpus-fast", nil, &cpus); err != nil {
 		return fmt.Errorf("cannot ask for the processors: %w", err)
 	}
 	if saved := r.state.processors; len(cpus) != saved {

@@ -312,7 +312,7 @@ func inherited(file int) string { return fmt.Sprintf("/proc/self/fd/%d", qemu.Fi
 
 // load brings memory and devices into a QEMU that waits, and lets it run.
 func (r *restore) load(ctx context.Context, in *qemu.Incoming, f *filling) error {
-	blocks, err := qemu.QueryRAMBlocks(ctx, in.Monitor)
+	blocks, err := qemu.QueryRAMBlocks(ctx, in.QMP)
 	if err != nil {
 		return err
 	}

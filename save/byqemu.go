@@ -35,9 +35,9 @@ func (s *save) byQEMU(ctx context.Context) (id seal.ID, err error) {
 	s.findPlugged(ctx)
 	s.confineByQEMU()
 	remove := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
 		defer cancel()
-		return s.vm.Monitor.RemoveFDSet(ctx, set)
+		return s.vm.QMP.RemoveFDSet(ctx, set)
 	}
 	err = s.migrate(ctx, set)
 	if err := errors.Join(err, remove(), s.pause.Sets()); err != nil {
@@ -83,7 +83,7 @@ func (s *save) migrate(ctx context.Context, set int64) (err error) {
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
 		defer cancel()
 		if over := s.vm.MigrationOver(ctx); over != nil {
 			err = errors.Join(err, over)

@@ -30,7 +30,7 @@ func (s *save) watchDisks(ctx context.Context) error {
 			return fmt.Errorf("what the guest wrote to %s is lost when its QEMU ends (-snapshot or snapshot=on), and the memory would not fit to the disk: commit it first, or leave --then=quit out", strings.Join(lost, ", "))
 		}
 	}
-	disks, err := qemu.ActiveDisks(ctx, s.vm.Monitor, dir)
+	disks, err := qemu.ActiveDisks(ctx, s.vm.QMP, dir)
 	if err != nil {
 		s.log("not recorded what disks the VM has: %v", err)
 		return nil
@@ -88,7 +88,7 @@ func (s *save) recordDisks(m *seal.Metadata) {
 	for _, d := range s.disks {
 		m.Disks = append(m.Disks, d.Disk)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+	ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
 	defer cancel()
 	differs, err := s.vm.Differences(ctx)
 	if err != nil {

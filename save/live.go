@@ -46,7 +46,7 @@ func (n *native) live(ctx context.Context) error {
 	}
 	for restarts := 0; ; {
 		err := n.pass(ctx)
-		blocks, e := qemu.QueryRAMBlocks(ctx, n.vm.Monitor)
+		blocks, e := qemu.QueryRAMBlocks(ctx, n.vm.QMP)
 		if e != nil {
 			return e
 		}

@@ -51,7 +51,7 @@ func (s *save) native(ctx context.Context) (id seal.ID, err error) {
 		return id, err
 	}
 	closeState := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+		ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
 		defer cancel()
 		return state.Close(ctx, s.vm)
 	}
@@ -98,7 +98,7 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 		return err
 	}
 	// Firmware may have resized a ROM, and somebody plugged memory, since we looked.
-	blocks, err := qemu.QueryRAMBlocks(ctx, n.vm.Monitor)
+	blocks, err := qemu.QueryRAMBlocks(ctx, n.vm.QMP)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (n *native) savePages(ctx context.Context) error {
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-n.vm.Monitor.Done():
+		case <-n.vm.QMP.Done():
 			cancel(qmp.ErrClosed)
 		case <-ctx.Done():
 		}

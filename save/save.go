@@ -235,7 +235,7 @@ func (s *save) chooseEngine(ctx context.Context) error {
 	}
 	if s.Engine == EngineRamjet || s.Engine != EngineQEMU && native == nil {
 		s.Engine = EngineRamjet
-		if no != nil && !no.Hopeless {
+		if no != nil && !no.Unsavable {
 			return fmt.Errorf("%w: use --engine=qemu", native)
 		}
 		return native
@@ -381,7 +381,7 @@ func (s *save) resumeWithSpace() {
 	if s.result != nil && s.result.DurableSeconds > 0 && !s.resumes() {
 		return // saved, and to stay as it is
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), qemu.Mercy)
+	ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
 	defer cancel()
 	switch resumed, err := s.space.Resume(ctx); {
 	case resumed && err != nil:
