@@ -17,7 +17,7 @@ type MigrateArgs struct {
 	Resume   *bool     `json:"resume"`
 }
 
-// MigrationStatus is the type of the schema.
+// MigrationStatus is the schema's type of that name.
 type MigrationStatus string
 
 // Values lists them.
@@ -26,7 +26,7 @@ func (MigrationStatus) Values() []string {
 		"postcopy-recover-setup", "postcopy-recover", "completed", "failed", "colo", "pre-switchover", "device", "wait-unplug"}
 }
 
-// Status is what query-status answers.
+// Status is the answer to query-status.
 type Status struct {
 	Status  string `json:"status"`
 	Running bool   `json:"running"`

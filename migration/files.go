@@ -17,13 +17,13 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Files is where migrations find their files: descriptor sets, and paths if that was allowed.
+// Files opens the files of migrations: from descriptor sets, and by path if Paths allows that.
 type Files struct {
 	Sets  *fdset.Sets
 	Paths bool
 }
 
-// Opener returns what opens path.
+// Opener returns the opener of path, or an error if path may not be opened.
 func (f Files) Opener(path string) (directio.Opener, error) {
 	switch {
 	case fdset.IsPath(path):
@@ -35,7 +35,7 @@ func (f Files) Opener(path string) (directio.Opener, error) {
 		"pass descriptors with add-fd and migrate to file:/dev/fdset/N, or start it with --no-sandbox", path)
 }
 
-// named is a path, opened with the texts of QEMU's qemu_open and qemu_create.
+// named opens the file at a path, with the error texts of QEMU's qemu_open and qemu_create.
 type named string
 
 // Open opens the file, and creates it if flags have O_CREAT.
@@ -56,13 +56,13 @@ func (n named) Open(flags int) (*os.File, error) {
 
 // Opened is the file of a migration.
 type Opened struct {
-	Main  *os.File        // for headers, bitmaps and device state; its position does not count
+	Main  *os.File        // for headers, bitmaps and device state; its position is not used
 	Pages directio.Opener // for page channels
-	page  *os.File        // what Pages duplicates, nil with a path
+	page  *os.File        // the descriptor that Pages duplicates; nil with a path
 }
 
-// Open opens the file of an address for a migration that will open what need says, after a look at the whole
-// descriptor set. Descriptors that are taken out of the set later do not matter any more.
+// Open opens the file at an address. A descriptor set is first checked as a whole against need. Descriptors may be removed from the
+// set afterwards.
 func (f Files) Open(a Address, need fdset.Need) (_ *Opened, err error) {
 	o, err := f.Opener(a.Path)
 	if err != nil {
@@ -104,7 +104,7 @@ func (f Files) Open(a Address, need fdset.Need) (_ *Opened, err error) {
 	return opened, err
 }
 
-// Close closes what is open of it.
+// Close closes the file's descriptors.
 func (o *Opened) Close() {
 	for _, f := range []*os.File{o.Main, o.page} {
 		if f != nil {
@@ -113,11 +113,10 @@ func (o *Opened) Close() {
 	}
 }
 
-// duplicates is an opener of what is open already: each descriptor shares its open file description, as all that come out of
-// one set do.
+// duplicates opens a file by duplicating a descriptor: all share an open file description, as QEMU's duplicates of a set's descriptor do.
 type duplicates struct{ f *os.File }
 
-// Open duplicates; whether the flags fit was seen to before.
+// Open duplicates the descriptor, which was opened with the right flags.
 func (d duplicates) Open(int) (*os.File, error) {
 	fd, err := unix.FcntlInt(d.f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -126,7 +125,7 @@ func (d duplicates) Open(int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), d.f.Name()), nil
 }
 
-// directPath finds out before anything is touched whether a path takes direct I/O, as Check does for a set.
+// directPath refuses a path that does not take direct I/O, before anything is changed, as fdset's Check does for a set.
 func directPath(o directio.Opener, flags int) error {
 	f, err := o.Open(flags | unix.O_DIRECT)
 	if err != nil {
@@ -140,7 +139,8 @@ func directPath(o directio.Opener, flags int) error {
 	return nil
 }
 
-// truncate drops all behind offset, as file_start_outgoing_migration does; of a block device only what makes it an image.
+// truncate truncates the file at offset, as file_start_outgoing_migration does. A block device keeps its data, but no image begins at
+// offset any more.
 func truncate(f *os.File, offset uint64) error {
 	if device, err := directio.IsDevice(f); err != nil || device {
 		if err == nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// plainReader loads a plain stream, see plain.go, as QEMU or plainWriter wrote it. It keeps the first error.
+// plainReader loads a plain stream (see plain.go) that QEMU or plainWriter wrote.
 type plainReader struct {
 	in       *bufio.Reader
 	view     *View
@@ -113,7 +113,7 @@ func (p *plainReader) name() (string, error) {
 	return string(b), err
 }
 
-// begin reads a section's head, and the section.
+// begin reads the head of a section, then the section.
 func (p *plainReader) begin(kind byte) error {
 	id, err1 := p.number(4)
 	name, err2 := p.name()
@@ -206,7 +206,7 @@ func (p *plainReader) memory(ctx context.Context) error {
 	}
 }
 
-// compareBlocks reads the list of blocks and compares it.
+// compareBlocks reads the list of blocks and compares it with the guest's.
 func (p *plainReader) compareBlocks(total int64) error {
 	for seen := 0; total > 0; seen++ {
 		name, err := p.name()
@@ -266,7 +266,8 @@ func (p *plainReader) load(addr int64, flags uint64) error {
 	return m.Write(p.page[:], addr)
 }
 
-// zeroPage clears a page unless it is a hole, and so stays one. A live save writes a page again when it has become zero.
+// zeroPage clears a page unless it is a hole, which stays one. A page of zeros need not be a hole here: a live save writes a page again
+// when it has become zero.
 func zeroPage(m guestmem.Memory, addr int64) error {
 	for _, err := range m.Populated(guestmem.Range{Start: addr, End: addr + guestmem.PageSize}) {
 		if err != nil {

@@ -10,16 +10,16 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// A guest that is only memory has what QEMU's machine "none" has, the least that any QEMU saves:
+// A guest that is only memory has the devices of QEMU's machine "none", the least that any QEMU saves:
 //
 //	timer        version 2: be64 ticks, 8 bytes unused, be64 clock in nanoseconds (cpu-timers.c)
-//	globalstate  version 1: whether it ran (vmstate.RunState)
+//	globalstate  version 1: the run state (vmstate.RunState)
 const (
 	timerName, timerVersion, timerID    = "timer", 2, 0
 	globalName, globalVersion, globalID = "globalstate", 1, 3
 )
 
-// deviceSections makes the sections of a guest in a run state.
+// deviceSections makes the sections of a guest in this run state.
 func deviceSections(state string) ([]byte, error) {
 	b := vmstate.AppendSectionStart(nil, vmstate.TypeFull, timerID, timerName, 0, timerVersion)
 	b = append(b, make([]byte, sectionSizes[timerName])...)
@@ -28,13 +28,13 @@ func deviceSections(state string) ([]byte, error) {
 	global := make([]byte, sectionSizes[globalName])
 	binary.BigEndian.PutUint32(global, 8)
 	copy(global[4:], "running")
-	global[36] = 1 // the next byte, whether the guest had been suspended, counts
+	global[36] = 1 // the next byte is valid: whether the guest had been suspended
 	b = append(b, global...)
 	b = vmstate.AppendFooter(b, globalID)
 	return b, vmstate.SetRunState(b, state)
 }
 
-// loadSections returns the run state that sections hold, or says what device they are of that this guest has not.
+// loadSections returns the run state in sections. A section of a device that this guest does not have is an error.
 func loadSections(sections []byte) (string, error) {
 	list, err := vmstate.Sections(sections, nil)
 	if err != nil {

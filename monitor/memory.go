@@ -16,14 +16,14 @@ import (
 	"github.com/ramjet-vm/ramjet/migration"
 )
 
-// Memory is a guest that is only memory: named pieces of it, each in a file that nobody else needs a name for. A machine
-// of QEMU's type "none" with the same pieces is the same guest.
+// Memory is the memory of a guest that has nothing else: named pieces, each in a file of its own. A QEMU machine of the type "none" with
+// the same pieces is the same guest. Its methods may be called by any goroutine, Close once nothing uses the memory.
 type Memory struct {
 	mu     sync.Mutex
 	pieces []*piece // in the order of the stream
 }
 
-// machineType is what the streams of such a guest say. QEMU's machine "none" has no devices.
+// machineType is the machine type in the streams of such a guest. QEMU's machine "none" has no devices.
 const machineType = "none"
 
 // piece is one memory backend.
@@ -33,7 +33,7 @@ type piece struct {
 	size     int64
 	offset   int64 // in file
 	file     *os.File
-	fixed    bool // was there from the start: in use, object-del refuses
+	fixed    bool // from Memory.Add: object-del refuses it as in use
 	writable bool
 }
 
@@ -46,8 +46,8 @@ const (
 	maxMemory = mappedram.MaxBlockLength
 )
 
-// Add gives the guest a new piece of memory, all zeros; it cannot be removed again. name is as QEMU's ids are, size a
-// multiple of 4096, in bytes.
+// Add gives the guest a new piece of memory, all zeros, which cannot be removed. name must be an id as QEMU has them; size is in bytes, a
+// multiple of 4096.
 func (m *Memory) Add(name string, size int64) error {
 	if !validID(name) {
 		return fmt.Errorf("%q cannot be the name of memory: letters, digits, '-', '.' and '_', beginning with a letter", name)
@@ -77,7 +77,7 @@ func memfd(name string, size int64) (*os.File, error) {
 
 var errDuplicate = errors.New("there is such a piece already")
 
-// add takes p over, also when it fails.
+// add adds p, and closes its file if that fails.
 func (m *Memory) add(p *piece) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -92,7 +92,7 @@ func (m *Memory) add(p *piece) error {
 		p.file.Close()
 		return err
 	}
-	// QEMU keeps its list by falling length, and the newest of equals behind (ram_block_add).
+	// QEMU sorts its list by length, the longest first and the newest of equals last (ram_block_add).
 	at := slices.IndexFunc(m.pieces, func(q *piece) bool { return q.size < p.size })
 	if at < 0 {
 		at = len(m.pieces)
@@ -129,7 +129,7 @@ func (m *Memory) view(access guestmem.Access) (*migration.View, error) {
 	return v, nil
 }
 
-// open duplicates the descriptor: object-del may close it while a migration goes on.
+// open maps a duplicate of the descriptor: object-del may close the piece's own during a migration.
 func (p *piece) open() (guestmem.Memory, error) {
 	fd, err := unix.FcntlInt(p.file.Fd(), unix.F_DUPFD_CLOEXEC, 3)
 	if err != nil {
@@ -138,7 +138,7 @@ func (p *piece) open() (guestmem.Memory, error) {
 	return guestmem.OpenFile(os.NewFile(uintptr(fd), p.file.Name()), p.offset, p.size)
 }
 
-// same tells whether v's blocks are the guest's.
+// same reports whether v has all of the memory and no other.
 func (m *Memory) same(v *migration.View) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -153,7 +153,7 @@ func (m *Memory) same(v *migration.View) bool {
 	return true
 }
 
-// Close gives the memory up.
+// Close closes the memory's files.
 func (m *Memory) Close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -30,20 +30,19 @@ type Monitor struct {
 	out    *migration.Outgoing
 	in     incoming
 
-	mu    sync.Mutex // guards what is below
-	state runState
-	// settings are what migrate-set-capabilities and migrate-set-parameters have set.
+	mu       sync.Mutex // guards what is below
+	state    runState
 	settings settings
 }
 
-// Options are what a Monitor can be told.
+// Options are the options of a Monitor.
 type Options struct {
 	// Emit sends an event to all clients; data may be nil.
 	Emit func(event string, data any)
-	// Quit is called after the command quit has been answered, or with an error when an incoming migration failed whose
+	// Quit is called after the command quit has been answered, or with the error of an incoming migration whose
 	// failure is to end the process.
 	Quit func(error)
-	// Log, if not nil, is told what has become of each migration.
+	// Log, if not nil, is given a report of each migration that has ended.
 	Log func(migration.Report)
 	// Paths allows migration to and from files by their names, not only by descriptor sets.
 	Paths bool
@@ -63,7 +62,7 @@ func New(m *Memory, o Options) *Monitor {
 	return mon
 }
 
-// Commands are those of the monitor, by name.
+// Commands are the monitor's commands, by name.
 func (m *Monitor) Commands() map[string]qmp.Command {
 	c := map[string]qmp.Command{
 		"quit":         {Run: m.quit},
@@ -109,7 +108,7 @@ func (m *Monitor) Commands() map[string]qmp.Command {
 	return c
 }
 
-// Close cancels what is under way, and closes all descriptors and the memory.
+// Close cancels a migration that is under way, and closes all descriptors and the memory. No command may run then or later.
 func (m *Monitor) Close() error {
 	m.out.Cancel(nil)
 	m.out.Wait()

@@ -16,8 +16,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Memory backends, by the types of QEMU's objects. In QEMU a backend is memory that a device can be given; here it is
-// the guest's memory right away, as there are no devices.
+// The types of memory backends, as QEMU's objects have them. In QEMU a device makes a backend part of the guest; here a backend is guest
+// memory at once, as there are no devices.
 const (
 	memfdType = "memory-backend-memfd"
 	fileType  = "memory-backend-file"
@@ -27,7 +27,7 @@ type objectType string
 
 func (objectType) Values() []string { return []string{memfdType, fileType} }
 
-// objectArgs are the arguments of object-add that have a meaning here, and those that may as well be given.
+// objectArgs are the arguments of object-add. Some are accepted and have no effect.
 type objectArgs struct {
 	Type  objectType `json:"qom-type"`
 	ID    string     `json:"id"`
@@ -132,7 +132,7 @@ func (p *piece) tooSmall(have, want int64) error {
 	return qmp.Errorf("%s backing store size 0x%x is too small for 'size' option 0x%x plus 'offset' option 0x%x", p.name, have, want, p.offset)
 }
 
-// backed refuses a file that is shorter than the memory: touching what is not there would be an error much later.
+// backed refuses a file that is shorter than the memory: access beyond its end would fail much later.
 func (p *piece) backed() error {
 	st, err := p.file.Stat()
 	if err != nil {
@@ -147,7 +147,7 @@ func (p *piece) backed() error {
 	return nil
 }
 
-// openBacking opens the file of a memory-backend-file: from a descriptor set, which QEMU's own does not know, or by its
+// openBacking opens the file of a memory-backend-file: from a descriptor set, which QEMU does not support here, or by its
 // path where paths are allowed.
 func (m *Monitor) openBacking(args fileArgs) (*os.File, error) {
 	if args.Share == nil || !*args.Share {

@@ -24,7 +24,7 @@ func (g guest) Running(context.Context) (bool, error) {
 	return g.m.state.name == "running", nil
 }
 
-// Stop keeps in mind whether the guest ran, which is what is saved.
+// Stop remembers the run state, which is saved.
 func (g guest) Stop(context.Context) error {
 	g.m.mu.Lock()
 	defer g.m.mu.Unlock()
@@ -39,7 +39,7 @@ func (g guest) State(context.Context) ([]byte, error) {
 	return deviceSections(g.m.state.before)
 }
 
-// Still has nothing to find: nothing writes into this memory while a migration reads it.
+// Still always succeeds: nothing writes into this memory while a migration reads it.
 func (g guest) Still(context.Context) error { return nil }
 
 func (g guest) Done(context.Context) error {

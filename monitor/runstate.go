@@ -9,11 +9,11 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// runState is whether the guest runs, by QEMU's names (RunState). A guest that is only memory has nothing that could run:
-// the state is what its owner says, and it is saved and loaded.
+// runState is the guest's run state, with QEMU's names (RunState). A guest that is only memory has nothing to run: the state is what
+// clients have set, and it is saved and loaded.
 type runState struct {
 	name      string // running, paused, inmigrate, finish-migrate, postmigrate
-	before    string // the name before finish-migrate, to which it goes back if the migration fails
+	before    string // the state before finish-migrate, which a failed migration restores
 	autostart bool   // run after an incoming migration
 }
 
@@ -59,7 +59,7 @@ func (m *Monitor) cont(_ context.Context, r *qmp.Request) (any, error) {
 	return nil, nil
 }
 
-// setRunning changes the state, with m.mu held, and says so.
+// setRunning changes the state and emits the event; the caller holds m.mu.
 func (m *Monitor) setRunning(run bool, name string) {
 	was := m.state.name == "running"
 	m.state.name = name

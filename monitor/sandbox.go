@@ -11,11 +11,11 @@ import (
 	"github.com/ramjet-vm/ramjet/sandbox"
 )
 
-// Sandbox gives up, for good and for all threads, what a monitor does not need once it listens: the file system
-// (Landlock, no rights at all, where the kernel has it) and all system calls but those on descriptors and memory that it
-// already has or is passed (seccomp; others fail with EPERM).
+// Sandbox gives up, permanently and for all threads, what a monitor does not need once it listens: the file system
+// (Landlock with no rights at all, if the kernel has it) and all system calls except those on memory and on descriptors that the process
+// has or is passed (seccomp; others fail with EPERM).
 //
-// It reports what could not be had.
+// The error says which of these the kernel does not have.
 func Sandbox() (missing error) {
 	return errors.Join(sandbox.Files(), sandbox.Calls(sandbox.Group{
 		Action:             seccomp.ActionAllow,
@@ -23,12 +23,12 @@ func Sandbox() (missing error) {
 	}))
 }
 
-// SandboxBeside is Sandbox for a monitor in front of a QEMU, which has to look at that process's memory all the time.
+// SandboxBeside is Sandbox for a monitor in front of the QEMU that is process pid. Such a monitor reads that process's memory.
 //
-// There is no Landlock: a process that is under it may not look at one that is not (ptrace(2) access, Landlock's rule for
-// domains). And there are exceptions from the filter, for /proc/PID of the QEMU and for descriptors of this process: opening
-// what exists already, without truncating it, and process_vm_readv, process_vm_writev and pidfd_open of the QEMU, which is
-// process pid, and pidfd_getfd. A filter cannot look at paths; that no other is opened is up to this program.
+// It does not use Landlock: a process under Landlock may not access one that is not (ptrace(2) access, Landlock's rule for
+// domains). The filter allows more calls, for /proc/PID of the QEMU and for this process's descriptors: opening existing files without
+// truncating them; process_vm_readv, process_vm_writev and pidfd_open of the QEMU; and pidfd_getfd. A filter cannot check paths: this
+// program itself opens no others.
 func SandboxBeside(pid int) (missing error) {
 	return sandbox.Calls(sandbox.Group{
 		Action: seccomp.ActionAllow,

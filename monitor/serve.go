@@ -17,8 +17,18 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Listen makes the socket at path, for this user only (mode 0600), or for the members of a group too (0660; -1: none). What a server
-// that is gone has left there is replaced, as QEMU does.
+// Greeting is the server's greeting: the version of the QEMU whose commands and texts these are.
+func Greeting(ramjetVersion string) qmp.Greeting {
+	return qmp.Greeting{Major: 10, Package: "ramjet " + ramjetVersion}
+}
+
+// QueryVersion is the command query-version of a monitor with this greeting.
+func QueryVersion(g qmp.Greeting) qmp.Command {
+	return qmp.Command{Run: func(_ context.Context, r *qmp.Request) (any, error) { return g.Version(), r.Args(nil) }}
+}
+
+// Listen makes the socket at path, for this user only (mode 0600), or for the members of a group too (0660); group -1 is none. A socket that
+// no server listens at any more is replaced, as QEMU does.
 func Listen(path string, group int) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode()&os.ModeSocket == 0 {
@@ -52,7 +62,7 @@ func Listen(path string, group int) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// Inherited is a socket that the process was started with: one that listens, or a connection.
+// Inherited returns the socket that the process was started with as descriptor fd: a listener or a connection, the other one nil.
 func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {
@@ -82,12 +92,12 @@ func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
 	return nil, nil, fmt.Errorf("descriptor %d is not a Unix socket", fd)
 }
 
-// Admit says who may be a client: root, the process's own user, and the members of a group.
+// Admit decides who may be a client: root, the process's own user, and the members of a group.
 type Admit struct {
 	Group int // -1: none
 }
 
-// Check returns why the process at the other end of conn is not served, or nil.
+// Check returns an error if the process at the other end of conn may not be a client.
 func (a Admit) Check(conn *net.UnixConn) error {
 	peer, err := qmp.PeerCred(conn)
 	if err != nil {
@@ -109,7 +119,7 @@ func (a Admit) Check(conn *net.UnixConn) error {
 	return nil
 }
 
-// Serve serves a listening socket, or a connection, to those whom a admits until ctx ends or, with a connection, the client leaves.
+// Serve serves the clients of l, or the one client of c if that is not nil, until ctx ends or that client leaves.
 func (a Admit) Serve(ctx context.Context, s *qmp.Server, l *net.UnixListener, c *net.UnixConn) error {
 	if c != nil {
 		if err := a.Check(c); err != nil {

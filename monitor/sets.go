@@ -9,12 +9,6 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// RemoveFD is what remove-fd takes.
-type RemoveFD struct {
-	Set int64  `json:"fdset-id"`
-	FD  *int64 `json:"fd,omitempty"`
-}
-
 func (m *Monitor) addFD(_ context.Context, r *qmp.Request) (any, error) {
 	var args migration.AddFD
 	if err := r.Args(&args); err != nil {
@@ -28,7 +22,10 @@ func (m *Monitor) addFD(_ context.Context, r *qmp.Request) (any, error) {
 }
 
 func (m *Monitor) removeFD(_ context.Context, r *qmp.Request) (any, error) {
-	var args RemoveFD
+	var args struct {
+		Set int64  `json:"fdset-id"`
+		FD  *int64 `json:"fd,omitempty"`
+	}
 	if err := r.Args(&args); err != nil {
 		return nil, err
 	}
@@ -42,11 +39,10 @@ func (m *Monitor) queryFDSets(_ context.Context, r *qmp.Request) (any, error) {
 	return m.sets.Query(), nil
 }
 
-// maxNamed is how many named descriptors a client may leave with the monitor.
+// maxNamed is how many named descriptors the monitor keeps.
 const maxNamed = 1024
 
-// getFD keeps a descriptor under a name. Nothing here takes descriptors by name, but clients that prepare for the
-// worst pass some.
+// getFD keeps a descriptor under a name. No command here uses such a descriptor, but some clients pass one in advance.
 func (m *Monitor) getFD(_ context.Context, r *qmp.Request) (any, error) {
 	var args migration.GetFD
 	if err := r.Args(&args); err != nil {

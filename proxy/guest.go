@@ -16,7 +16,7 @@ import (
 // guest is QEMU's guest for a migration (migration.Guest).
 type guest struct{ p *Proxy }
 
-// Open refuses (*qemu.Refusal) what only QEMU itself can save.
+// Open fails with a *qemu.Refusal if only QEMU itself can save this guest.
 func (g guest) Open(ctx context.Context) (*migration.View, error) {
 	blocks, err := qemu.QueryRAMBlocks(ctx, g.p.vm.QMP)
 	if err != nil {
@@ -52,7 +52,7 @@ func (g guest) Running(ctx context.Context) (bool, error) {
 	return status == "running", err
 }
 
-// Stop stops the guest. It goes on as soon as ctx ends, whatever is waited for then.
+// Stop stops the guest. When ctx ends, the guest is resumed at once.
 func (g guest) Stop(ctx context.Context) error {
 	_, err := g.p.pause.Hold(ctx)
 	if errors.Is(err, qemu.ErrNoGuardian) {
@@ -65,10 +65,10 @@ func (g guest) State(ctx context.Context) ([]byte, error) {
 	return g.p.vm.DeviceSections(ctx, g.p.state, g.p.pause.ImageState())
 }
 
-// Still returns an error if the guest did not stand still since Stop.
+// Still returns an error if the guest has run since Stop.
 func (g guest) Still(ctx context.Context) error { return g.p.pause.Check(ctx) }
 
-// Done leaves the guest as it stands, as after a migration by QEMU, until somebody says cont: it may live on elsewhere by now.
+// Done leaves the guest stopped until a client says cont, as after a migration by QEMU: it may run elsewhere by now.
 func (g guest) Done(ctx context.Context) error {
 	if err := g.p.pause.Check(ctx); err != nil {
 		return err

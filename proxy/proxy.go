@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package proxy is a monitor in front of a real QEMU (`ramjet serve --vm`): clients that speak QMP to that QEMU speak to
-// it instead and find everything as it was, but migrations to and from mapped-ram files are done by Ramjet's engine, on
-// that QEMU's memory and device state.
+// Package proxy is a monitor in front of a real QEMU (`ramjet serve --vm`). Clients speak QMP to it as to QEMU and find everything as
+// there, but migrations to and from mapped-ram files are done by Ramjet's engine, on that QEMU's memory and device state.
 //
 //	client --QMP--> proxy --QMP--> QEMU's monitor
 //	                  |
 //	                  +--> guest memory (/proc/PID), device state (xen-save-devices-state), the client's descriptors
 //
-// Commands, ids, errors, events and descriptors pass both ways as they are. Descriptor sets are QEMU's own, so that a
-// set can be used for a disk as well; when one is named in a migration, the proxy takes its descriptors out of QEMU
-// (pidfd_getfd(2)), looks at all of the set, and refuses what would crash QEMU or lose data before anything is touched.
+// Commands, ids, errors, events and descriptors pass both ways unchanged. Descriptor sets are QEMU's own, so that a
+// set can be used for a disk as well. When a migration names a set, the proxy copies its descriptors out of QEMU
+// (pidfd_getfd(2)), checks the whole set, and refuses one that would crash QEMU or lose data before anything is changed.
 //
-// What is not forwarded: migrate and migrate-incoming with a file and the capability mapped-ram; query-migrate and
-// migrate_cancel when such a migration was the last; query-status, cont, stop and query-fdsets are forwarded, and their
-// answers are told as QEMU would have told them had it migrated by itself.
+// Not forwarded are migrate and migrate-incoming with a file and the capability mapped-ram, and query-migrate, migrate-continue and
+// migrate_cancel when the last migration was such a one. query-status, cont, stop and query-fdsets are forwarded, and their
+// answers are changed to what QEMU would answer had it migrated by itself.
 //
-// While the guest stands still because of a migration a guardian process is ready to let it go on if the proxy dies.
+// While the guest is stopped by a migration, a guardian process is ready to resume it if the proxy dies.
 package proxy
 
 import (
@@ -33,10 +32,10 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Proxy stands in front of one QEMU.
+// Proxy is the monitor in front of one QEMU. Its methods may be called by any goroutine, Close once.
 type Proxy struct {
 	vm    *qemu.VM
-	state *qemu.StateFile // for all migrations: a new one needs a path
+	state *qemu.StateFile // for device state, of all migrations: a new one would need a path
 	pause *qemu.Pause
 	paths bool
 	log   func(migration.Report) // may be nil
@@ -45,17 +44,17 @@ type Proxy struct {
 	out  *migration.Outgoing
 
 	mu     sync.Mutex
-	ours   bool // the last migration was done here
-	filled bool // a load that failed may have left pages behind
+	ours   bool // the last migration was done by the proxy
+	filled bool // a failed load may have left pages in QEMU's memory
 }
 
-// Options are what a Proxy can be told.
+// Options are the options of a Proxy.
 type Options struct {
 	Socket string // QEMU's monitor
 	PID    int    // QEMU's process; 0: the socket's peer
-	// Paths allows mapped-ram migration to and from files by their names, which this process then opens.
+	// Paths allows mapped-ram migration to and from files by path, which this process then opens.
 	Paths bool
-	// Log, if not nil, is told what has become of each migration, whoever did it.
+	// Log, if not nil, is given a report of each migration that has ended, by the proxy or by QEMU.
 	Log func(migration.Report)
 }
 
@@ -95,7 +94,7 @@ func New(ctx context.Context, s *qmp.Server, o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// standBy makes ready what a migration needs, before access to the file system is given up.
+// standBy prepares what a migration needs, before access to the file system is given up.
 func (p *Proxy) standBy(ctx context.Context) (err error) {
 	if p.state, err = p.vm.NewStateFile(ctx); err != nil {
 		return err
@@ -110,7 +109,7 @@ func (p *Proxy) standBy(ctx context.Context) (err error) {
 	return err
 }
 
-// ended gives back what a migration had.
+// ended releases the descriptors and the claim on the pause when a migration has ended.
 func (p *Proxy) ended() {
 	p.sets.Close()
 	p.pause.Unclaim()
@@ -135,13 +134,13 @@ func (p *Proxy) commands() map[string]qmp.Command {
 	}
 }
 
-// PID is the QEMU's process.
+// PID is the id of QEMU's process.
 func (p *Proxy) PID() int { return p.vm.PID }
 
-// Gone is closed when the QEMU has ended, or has dropped the connection.
+// Gone is closed when QEMU has ended, or has closed the connection.
 func (p *Proxy) Gone() <-chan struct{} { return p.vm.QMP.Done() }
 
-// Close cancels what is under way and lets the QEMU alone.
+// Close cancels a migration that is under way and disconnects from QEMU.
 func (p *Proxy) Close() error {
 	p.out.Cancel(nil)
 	p.out.Wait()
@@ -158,8 +157,8 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// forward passes r on, without descriptors, and reads the answer. What a command does not take QEMU would keep, and
-// give to a later one that came without (tcp_chr_recv, qemu_chr_fe_get_msgfd).
+// forward passes r on without its descriptors, and reads the answer. QEMU would keep a descriptor that the command does not take, and
+// give it to a later command that came without one (tcp_chr_recv, qemu_chr_fe_get_msgfd).
 func (p *Proxy) forward(ctx context.Context, r *qmp.Request) (any, error) {
 	for _, f := range r.TakeFiles() {
 		f.Close()

@@ -10,10 +10,10 @@ import (
 	"github.com/ramjet-vm/ramjet/migration"
 )
 
-// pollInterval is how often QEMU is asked, for the log, whether its own migration has ended.
+// pollInterval is the time between two queries, for the log, whether QEMU's own migration has ended.
 const pollInterval = 200 * time.Millisecond
 
-// follow reports a migration that QEMU does itself when it has ended.
+// follow waits for the end of a migration that QEMU does itself, and logs it.
 func (p *Proxy) follow(r migration.Report) {
 	if p.log == nil {
 		return
@@ -27,7 +27,7 @@ func (p *Proxy) follow(r migration.Report) {
 			RAM      struct{ Transferred int64 }
 		}
 		if p.vm.QMP.Execute(context.Background(), "query-migrate", nil, &m) != nil {
-			return // it is gone, and nobody knows
+			return // QEMU is gone, and the result unknown
 		}
 		switch m.Status {
 		case "completed":

@@ -12,7 +12,7 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// queryStatus tells a guest that stands still because of a migration as QEMU would.
+// queryStatus gives a guest that a migration has stopped the status that QEMU would give it.
 func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	answer, err := p.forward(ctx, r)
 	if err != nil {
@@ -33,12 +33,12 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	return answer, nil
 }
 
-// switching says that a migration of ours has the guest stand still, or will in a moment.
+// switching reports whether a migration by the proxy has the guest stopped, or is about to stop it.
 func switching(s qemu.PauseState) bool {
 	return s == qemu.Stopping || s == qemu.Held || s == qemu.Foreign || s == qemu.Resuming
 }
 
-// notFinalized is what QEMU says to cont while it migrates the guest (qmp_cont).
+// notFinalized is QEMU's error for cont during a switchover (qmp_cont).
 const notFinalized = "Migration is not finalized yet"
 
 func (p *Proxy) cont(ctx context.Context, r *qmp.Request) (any, error) {
@@ -48,7 +48,7 @@ func (p *Proxy) cont(ctx context.Context, r *qmp.Request) (any, error) {
 	return p.forward(ctx, r)
 }
 
-// stop makes sure that a guest that we have stopped stays so if the migration fails.
+// stop forwards the command, and has a guest that a migration had stopped stay stopped if the migration fails.
 func (p *Proxy) stop(ctx context.Context, r *qmp.Request) (any, error) {
 	answer, err := p.forward(ctx, r)
 	if err == nil {
@@ -57,7 +57,7 @@ func (p *Proxy) stop(ctx context.Context, r *qmp.Request) (any, error) {
 	return answer, err
 }
 
-// human looks for the same commands on a line of the human monitor.
+// human forwards a line for the human monitor, and treats cont, stop and migrate_set_parameter in it as the commands of QMP.
 func (p *Proxy) human(ctx context.Context, r *qmp.Request) (any, error) {
 	var args struct {
 		Line string `json:"command-line"`

@@ -17,8 +17,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// addFD passes a descriptor on. QEMU refuses arguments that are wrong without taking the descriptor, so they are looked at
-// before it has one.
+// addFD passes a descriptor on. QEMU refuses wrong arguments without taking the descriptor, so they are checked
+// before it is sent.
 func (p *Proxy) addFD(ctx context.Context, r *qmp.Request) (any, error) {
 	return p.pass(ctx, r, new(migration.AddFD))
 }
@@ -41,8 +41,8 @@ func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error)
 	return result, err
 }
 
-// takeSet gets the descriptors of the set that path names out of QEMU, which keeps them. A path that names no set of
-// QEMU's, or no set at all, is left to the one who opens it.
+// takeSet copies the descriptors of the set that path names out of QEMU into p.sets. With any other path it does nothing, and
+// opening the path fails or succeeds later.
 func (p *Proxy) takeSet(ctx context.Context, path string) (err error) {
 	p.sets.Close()
 	defer func() {
@@ -76,7 +76,7 @@ func (p *Proxy) takeSet(ctx context.Context, path string) (err error) {
 		if err != nil {
 			return fmt.Errorf("cannot take the descriptor fd=%d from QEMU: %w", d.FD, err)
 		}
-		// The client knows the descriptor by the number that it has in QEMU, and so do errors.
+		// Errors name the descriptor by the number that it has in QEMU, which the client knows.
 		if _, err := p.sets.AddAs(os.NewFile(uintptr(fd), path), &id, int(d.FD), optional(d.Opaque)); err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func optional(s string) *string {
 	return &s
 }
 
-// queryFDSets hides the set that is ours, and shows one whose descriptors were removed while a migration uses them.
+// queryFDSets leaves out the proxy's own set, and includes one whose descriptors were removed while a migration uses them.
 func (p *Proxy) queryFDSets(ctx context.Context, r *qmp.Request) (any, error) {
 	if err := r.Args(nil); err != nil {
 		return nil, err
