@@ -51,7 +51,7 @@ domain() {
 	fi
 	chmod a+rx "$RAMJET_DOCS_TEST" "$RAMJET_DOCS_TEST/.."
 	mkdir -p "$(dirname "$2")"
-	chmod 777 "$(dirname "$2")"
+	[[ $2 != "$RAMJET_DOCS_TEST"/* ]] || chmod 777 "$(dirname "$2")"
 	cat >"$RAMJET_DOCS_TEST/$1.xml" <<-END
 		<domain type='$([[ ${RAMJET_ACCEL:-tcg} == kvm ]] && echo kvm || echo qemu)' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 		  <name>$1</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
