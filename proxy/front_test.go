@@ -141,7 +141,7 @@ func (w *wire) send(s string, files ...*os.File) {
 // line is the next line; "" is the end of the connection.
 func (w *wire) line() string {
 	w.t.Helper()
-	w.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	w.conn.SetReadDeadline(time.Now().Add(time.Minute))
 	s, err := w.in.ReadString('\n')
 	if err != nil && s == "" && !strings.Contains(err.Error(), "timeout") {
 		return ""
