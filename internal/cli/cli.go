@@ -115,7 +115,7 @@ func (a *app) root() *cobra.Command {
 	version := false
 	root := &cobra.Command{
 		Use:   "ramjet",
-		Short: "Save a running QEMU VM's memory to a file at the speed of the disk, bring it back in milliseconds",
+		Short: "Save a running QEMU VM's memory to a file at the speed of the disk, and bring the VM back in milliseconds",
 		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img      # the VM goes on running
   ramjet restore --qmp /run/vm2.qmp vm1.img   # another VM from that moment`,
 		SilenceErrors:     true,
@@ -140,8 +140,8 @@ func (a *app) root() *cobra.Command {
 	root.Flags().BoolVar(&version, "version", false, "print the version, as the command version does")
 	flags := root.PersistentFlags()
 	flags.BoolVar(&a.json, "json", false, "print the result as one JSON object")
-	flags.VarPF(&a.verbose, "verbose", "v", "say on standard error what is decided and why; -vv: each command of serve's clients too").NoOptDefVal = "true"
-	addChoice(root, flags, &a.logFormat, "log-format", "how --verbose says it: text (key=value) or json, an object a line; implies --verbose", "text", "json")
+	flags.VarPF(&a.verbose, "verbose", "v", "print on standard error what is decided and why; -vv: also each command of the clients of serve").NoOptDefVal = "true"
+	addChoice(root, flags, &a.logFormat, "log-format", "the format of --verbose: text (key=value) or json (an object a line); implies --verbose", "text", "json")
 	a.progress = "auto"
 	addChoice(root, flags, &a.progress, "progress", "show progress on standard error: auto (on a terminal), bar, json (an object a line), none", "auto", "bar", "json", "none")
 	root.AddCommand(a.save(), a.restore(), a.clone(), a.verify(), a.seal(), a.inspect(), a.ls(), a.diff(), a.export(), a.importImage(), a.serve(), a.version())

@@ -22,17 +22,17 @@ func (a *app) clone() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "clone [flags] IMAGE -n N [-- QEMU ARGS...]",
 		Short: "Start N VMs from one image",
-		Long: `Start N VMs from IMAGE. They share its page cache: each costs the memory that it writes to.
+		Long: `Start N VMs from IMAGE. The VMs share the image's page cache: each takes only the memory that it writes to.
 
-In QEMU's arguments {n} stands for the clone's number, from 0 on; --set puts it into single options of the recorded ones. What
-two clones cannot both have - a port of the host, a socket, a file or a disk that is written - is found before the first one
-starts. With --qmp-dir DIR their monitors are
-DIR/0.sock, DIR/1.sock and so on, with --overlay what they write to their disks goes into qcow2 images in DIR.
+In QEMU's arguments {n} stands for the clone's number, from 0 on; --set puts {n} into single options of the recorded command.
+Two clones cannot both have a port of the host, a socket, a file or disk that is written: such options are found, and refused,
+before the first clone starts. With --qmp-dir DIR the clones' monitors are DIR/0.sock, DIR/1.sock and so on. With --overlay
+everything that a clone writes to its disks goes into qcow2 images in DIR.
 
-If one cannot be started the others are left running, and the error says which.
+If one clone cannot be started, the others are left running, and the error says which one failed.
 
-The guests are the same to the last bit: the same host name, MAC addresses and random numbers to come. That is fine for guests
-that are on no network with each other; a device -device vmgenid tells a guest that it was cloned.`,
+The guests are the same to the last bit: the same host name, MAC addresses and future random numbers. That is fine for guests
+that share no network. The device -device vmgenid tells a guest that it was cloned.`,
 		Example: `  ramjet clone vm1.img -n 10 --qmp-dir /run/clones --overlay --detach
   ramjet clone vm1.img -n 10 --qmp-dir /run/clones --set 'netdev.net0.hostfwd=tcp::222{n}-:22' --detach
   ramjet clone vm1.img -n 3 --qmp-dir /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
@@ -72,21 +72,21 @@ that are on no network with each other; a device -device vmgenid tells a guest t
 		},
 	}
 	f := c.Flags()
-	f.IntVarP(&o.N, "number", "n", 0, "start `N` of them")
-	addChoice(c, f, &o.Mode, "mode", "when memory comes: as the guests ask for it, or before they run", restore.Instant, restore.Eager)
-	f.StringVar(&o.Socket, "qmp-dir", "", "the directory `DIR` gets the monitors' sockets, 0.sock and so on (default: where their arguments say)")
+	f.IntVarP(&o.N, "number", "n", 0, "start `N` clones")
+	addChoice(c, f, &o.Mode, "mode", "when memory is read: as the guests need it, or before they run", restore.Instant, restore.Eager)
+	f.StringVar(&o.Socket, "qmp-dir", "", "make the monitors' sockets, 0.sock and so on, in `DIR` (default: the sockets in QEMU's arguments)")
 	f.StringVar(&dir, "qmp", "", "the same as --qmp-dir `DIR`")
-	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
+	f.StringVar(&o.Base, "base", "", "where the base of a diff is now: `IMAGE` (default: where it was, or beside the diff)")
 	f.BoolVar(&o.Overlay, "overlay", false, "give each clone a qcow2 overlay of each disk that is written, in the directory of --qmp-dir")
-	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
+	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read the rest of the image into the page cache while the guests run; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
 	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
-	f.BoolVar(&o.Paused, "paused", false, "load them, do not run them")
-	f.BoolVar(&o.Detach, "detach", false, "return when they run and leave them running; else stay until all have ended")
-	f.BoolVar(&o.Verify, "verify", false, "check every page before they run")
-	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VMs run, and say on standard error what was found")
-	f.BoolVar(&printCommand, "print-command", false, "print the command lines that would be run, and stop")
+	f.BoolVar(&o.Paused, "paused", false, "load the clones and do not run them")
+	f.BoolVar(&o.Detach, "detach", false, "return when the clones run, and leave them running; otherwise stay until all have ended")
+	f.BoolVar(&o.Verify, "verify", false, "check every page before the clones run")
+	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the clones run, and report the result on standard error")
+	f.BoolVar(&printCommand, "print-command", false, "print the commands that would be run, and do not run them")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (eager; default: chosen)")
-	addDirectIO(c, &o.Direct, "read pages past the page cache (eager)")
+	addDirectIO(c, &o.Direct, "read pages past the page cache (O_DIRECT; eager)")
 	return c
 }
 

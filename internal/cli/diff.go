@@ -18,11 +18,11 @@ func (a *app) diff() *cobra.Command {
 	ranges := false
 	c := &cobra.Command{
 		Use:   "diff [flags] IMAGE IMAGE",
-		Short: "Say which pages of two images differ",
-		Long: `Compare the guest memory and the device state of two images, block by block. The pages of a sealed image are not read:
-the sums in its seal tell. A diff is compared as what it stands for, with its base.
+		Short: "Show which pages of two images differ",
+		Long: `Compare the guest memory and the device state of two images, block by block. The pages of a sealed image are not read, because
+its seal has their checksums. A diff is compared together with its base.
 
-The exit status is 0 whether they differ or not: --json tells in "same" and "pages_differ".`,
+The exit status is 0 whether the images differ or not; --json has the answer in "same" and "pages_differ".`,
 		Example: `  ramjet diff before.img after.img
   ramjet diff --ranges before.img after.img
   ramjet diff --map before.img after.img
@@ -44,7 +44,7 @@ The exit status is 0 whether they differ or not: --json tells in "same" and "pag
 	f := c.Flags()
 	m.register(c)
 	f.BoolVar(&ranges, "ranges", false, "list the ranges of pages that differ, and where the guest sees them")
-	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
+	f.StringVar(&o.Base, "base", "", "where the base of a diff is now: `IMAGE` (default: where it was, or beside the diff)")
 	return c
 }
 

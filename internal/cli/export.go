@@ -24,24 +24,26 @@ func (a *app) export() *cobra.Command {
 		Short: "Write an image as raw memory, as an ELF core, without its base, or encrypted",
 		Long: `Write IMAGE in another form, to look at it with other tools or to move it to other programs.
 
-raw   OUT becomes a directory: a file for each block of memory, sparse, as it lies in QEMU; the device
-      state; and image.json, which says what is what. ramjet import makes an image of it again. With --block NAME only
-      that block's memory is written, into the file OUT.
-elf   OUT becomes a core of the guest's physical memory with the processors' registers, as dump-guest-memory of QEMU
-      writes it. Zero pages are holes. gdb -core OUT shows memory by physical address and the registers; for stacks, whose
-      addresses are virtual, use crash. The guest has to be in 64-bit mode.
+raw   OUT becomes a directory. It has one sparse file for each block of memory, as the block lies in QEMU; the device state;
+      and image.json, which describes the files. ramjet import makes an image from them again. With --block NAME OUT becomes
+      a file with the memory of that block only.
+elf   OUT becomes a core file of the guest's physical memory with the processors' registers, as QEMU's dump-guest-memory
+      writes it. Zero pages are holes. gdb -core OUT shows the registers, and memory by physical address. For stacks, whose
+      addresses are virtual, use crash. The guest has to be in 64-bit mode. Plugged memory whose address was not recorded is
+      placed with --memory NAME@ADDRESS.
 
-flat  OUT becomes an image of its own: a diff and its base made one. On a file system that can (XFS, btrfs) it shares
-      their pages and is there at once; pages that are shared are not read.
+flat  OUT becomes one image made of a diff and its base. On a file system that shares blocks (XFS, btrfs) OUT shares their
+      pages and is written at once; shared pages are not read.
 
-age   OUT becomes the image's file as it is, encrypted for the owners of the keys that --recipient and --recipients-file name
-      (--format is not needed with them). ramjet import --identity makes the image of it again. A diff stays
-      a diff: its base is not in OUT. The format is a sparse tar archive, encrypted with age (age-encryption.org).
+age   OUT becomes IMAGE, encrypted for the owners of the keys that --recipient and --recipients-file name (with these flags
+      --format is not needed). ramjet import --identity makes the image from it again. A diff stays a diff: OUT does not hold
+      its base. The format is a sparse tar archive, encrypted with age (age-encryption.org).
 
-OUT may be -, standard output, where it is one file. With age nothing is kept on the way; the other forms are written to a file
-without a name in TMPDIR first, and passed on when they are whole.
+If OUT is one file it can be -, standard output. For age nothing is stored on the way. The other forms are first written to a
+file without a name in TMPDIR, and copied to standard output when that is whole.
 
-Pages of a sealed image are checked as they are read, for age before. A diff is exported together with its base, but for age.`,
+Pages of a sealed image are checked as they are read; for age they are checked before. A diff is exported together with its
+base, except by age.`,
 		Example: `  ramjet export --format elf vm1.img vm1.core && crash vmlinux vm1.core
   ramjet export --format raw vm1.img vm1.d && ramjet import vm1.d again.img
   ramjet export --format raw --block pc.ram vm1.img pc.ram
@@ -82,15 +84,15 @@ Pages of a sealed image are checked as they are read, for age before. A diff is 
 		},
 	}
 	f := c.Flags()
-	f.Var(&format, "format", "what OUT becomes (required, unless there is a recipient)")
-	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, into the file OUT")
-	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the main memory's blocks, `NAME,...`, in the order of addresses, and NAME@ADDRESS for what is plugged in (default: as recorded)")
-	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; may be given again")
-	f.StringArrayVar(&recipientFiles, "recipients-file", nil, "age: encrypt for the recipients in `FILE`, one a line; may be given again")
-	f.StringVar(&o.Base, "base", "", "`IMAGE` that a diff builds on, if it is not where it was")
+	f.Var(&format, "format", "the form of OUT (required, unless a recipient is given)")
+	f.StringVar(&o.Block, "block", "", "raw: write only the block `NAME`, to the file OUT")
+	f.StringSliceVar(&o.Memory, "memory", nil, "elf: the blocks of main memory, `NAME,...`, in the order of their addresses, and NAME@ADDRESS for plugged memory (default: as recorded)")
+	f.StringArrayVar(&recipients, "recipient", nil, "age: encrypt for the owner of the key `age1...`; repeatable")
+	f.StringArrayVar(&recipientFiles, "recipients-file", nil, "age: encrypt for the recipients in `FILE`, one a line; repeatable")
+	f.StringVar(&o.Base, "base", "", "where the base of a diff is now: `IMAGE` (default: where it was, or beside the diff)")
 	f.BoolVar(&o.Force, "force", false, "replace what is at OUT")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "read pages past the page cache")
+	addDirectIO(c, &o.Direct, "read pages past the page cache (O_DIRECT)")
 	_ = c.RegisterFlagCompletionFunc("format", fixed("raw", "elf", "flat", "age"))
 	return c
 }

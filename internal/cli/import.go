@@ -20,21 +20,22 @@ func (a *app) importImage() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import [flags] DIRECTORY|FILE IMAGE",
 		Short: "Make an image of raw memory and device state, or of an encrypted one",
-		Long: `Make IMAGE of the files in DIRECTORY: what ramjet export --format raw wrote there, or what came from elsewhere with a file
-image.json beside it. In that:
+		Long: `Make IMAGE from the files in DIRECTORY. ramjet export --format raw wrote them there, or they came from elsewhere together with
+a file image.json:
 
   {"format_version": 1, "machine": "pc-q35-10.0",
    "blocks": [{"name": "pc.ram", "length": 536870912, "file": "pc.ram.raw"}, ...],
    "device_state": "device-state"}
 
-machine is QEMU's machine type with its version. blocks are all of "info ramblock" that have a name, in its order, with
+machine is QEMU's machine type with its version. blocks are all blocks of "info ramblock" that have a name, in its order, with
 their used length. The device state is what QEMU's command xen-save-devices-state writes.
 
-With --identity IMAGE is made of FILE, which ramjet export --format age encrypted; - is standard input. Anybody may encrypt for a recipient; what proves
-an image is its id. --channels and --direct-io do nothing then.
+With --identity IMAGE is made from FILE, which ramjet export --format age encrypted; - is standard input. Anybody may encrypt
+for a recipient: only its id proves which image was encrypted. --channels and --direct-io have no effect then.
 
-How the VM was started is not taken over, since a restore would run it: give QEMU's arguments to ramjet restore. With
---keep-command-line it is: that is for what you wrote yourself. Of an encrypted image only then everything, its id too, is as it was.`,
+The recorded command line is left out, because a restore would run it: give QEMU's arguments to ramjet restore. With
+--keep-command-line it is kept; use that only for files that you wrote yourself. An encrypted image keeps its id only with
+--keep-command-line.`,
 		Example: `  ramjet import vm1.d vm1.img
   ramjet import --force vm1.d vm1.img && ramjet restore vm1.img -- -machine q35 -m 512M
   ramjet import --identity key.txt --keep-command-line vm1.img.age vm1.img && ramjet verify vm1.img`,
@@ -70,10 +71,10 @@ How the VM was started is not taken over, since a restore would run it: give QEM
 	}
 	f := c.Flags()
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
-	f.BoolVar(&o.KeepCommandLine, "keep-command-line", false, "record how the VM was started, which a restore without arguments runs")
-	f.StringArrayVar(&identities, "identity", nil, "decrypt with the secret keys in `FILE`, as age-keygen writes it; may be given again")
+	f.BoolVar(&o.KeepCommandLine, "keep-command-line", false, "keep the recorded command line, which a restore without arguments runs")
+	f.StringArrayVar(&identities, "identity", nil, "decrypt with the secret keys in `FILE`, as age-keygen writes it; repeatable")
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "write pages past the page cache")
+	addDirectIO(c, &o.Direct, "write pages past the page cache (O_DIRECT)")
 	return c
 }
 

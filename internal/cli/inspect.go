@@ -22,15 +22,15 @@ func (a *app) inspect() *cobra.Command {
 	var m mapFlag
 	c := &cobra.Command{
 		Use:   "inspect [flags] IMAGE...",
-		Short: "Say what is in images",
-		Long: `Say what each IMAGE is and where it came from: Ramjet's, QEMU's and libvirt's images. Of other files it says what they are,
-where that can be told, and exits with status 3.
+		Short: "Show what is in images",
+		Long: `Show what each IMAGE is and where it came from. IMAGE can be an image of Ramjet, QEMU or libvirt. For other files the command
+says what they are, if it can tell, and exits with status 3.
 
---map draws the guest's memory as wide as the terminal: each block of it, the pages that are stored, those that are zero,
-and in a diff those that changed and those that are as in its base.
+--map draws the guest's memory as wide as the terminal. Each block shows the pages that are stored and those that are zero;
+each block of a diff also shows the pages that changed and those that are as in the base.
 
---device-state lists the sections of the device state and, where QEMU described them in the image (which it does in its
-own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
+--device-state lists the sections of the device state. If QEMU described the sections in the image, as it does in its own
+images, their fields and values are listed too, as by QEMU's scripts/analyze-migration.py.`,
 		Example: `  ramjet inspect vm1.img
   ramjet inspect --map vm1.img
   ramjet inspect --map=vm1.svg vm1.img
@@ -58,7 +58,7 @@ own), their fields and values, as QEMU's scripts/analyze-migration.py does.`,
 	}
 	f := c.Flags()
 	m.register(c)
-	f.BoolVar(&o.DeviceState, "device-state", false, "list the sections of the device state, and their fields where they are described")
+	f.BoolVar(&o.DeviceState, "device-state", false, "list the sections of the device state, and their fields where QEMU described them")
 	return c
 }
 

@@ -19,11 +19,12 @@ import (
 func (a *app) ls() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls [flags] [DIR]",
-		Short: "List the images in a directory, and what hangs on which",
-		Long: `List the images in DIR, or here: the id, the VM's name, the size on the disk, the age, and for a diff its base.
+		Short: "List the images in a directory, and which image needs which",
+		Long: `List the images in DIR, or in the current directory: id, name of the VM, size on the disk, age, and the base of a diff.
 
-A diff cannot be restored without its base. The last column says which image a diff needs, or which diffs need this image:
-those are lost with it. Other files are not listed, nor are directories below. Images are files: rm deletes one.`,
+A diff cannot be restored without its base. The last column shows which image a diff needs, or which diffs need this image and
+would be lost with it; --json has that in "base" and "needed_by". Other files and subdirectories are not listed. Images are
+files: rm deletes one.`,
 		Example: `  ramjet ls /var/lib/vms
   ramjet ls --json /var/lib/vms | jq '.images[] | select(.needed_by == []) | .image'`,
 		Args: func(c *cobra.Command, args []string) error {

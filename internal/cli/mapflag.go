@@ -23,7 +23,7 @@ type mapFlag struct {
 
 func (m *mapFlag) register(c *cobra.Command) {
 	f := c.Flags()
-	f.Var(m, "map", "draw the memory: here, or with --map=FILE.svg or --map=FILE.png into a file")
+	f.Var(m, "map", "draw the memory on the terminal, or with --map=FILE.svg or --map=FILE.png into a file")
 	f.Lookup("map").NoOptDefVal = "-"
 }
 

@@ -24,21 +24,23 @@ func (a *app) restore() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "restore [flags] IMAGE [-- QEMU ARGS...]",
 		Short: "Start a VM from an image",
-		Long: `Start a VM from IMAGE, made by ramjet save or by QEMU's own "migrate file:" with mapped-ram.
+		Long: `Start a VM from IMAGE, which was made by ramjet save or by QEMU's own "migrate file:" with mapped-ram.
 
-What stands after -- is the command that started the saved VM, with the words before QEMU (nice, env, ip netns exec NAME); without it
-the recorded one is used. --set changes single options of it. What concerns memory backing, -incoming, -loadvm, -S and (with --qmp) the
-monitor is replaced, the machine type is the image's own, all else is passed on as it is.
+The new VM is a second one. If the saved VM still runs, stop it, or give the new VM other disks, ports and sockets.
 
-instant: the guest's memory is the image, mapped copy-on-write. Takes milliseconds at any size; IMAGE must stay as it is
-while the VM runs (it may be deleted or replaced by another file).
-eager: all memory is read before the guest runs; IMAGE is not needed then any more.
+After -- stands the command that started the saved VM, including words before QEMU (nice, env, ip netns exec NAME). Without it
+the recorded command is run; --set changes single options of that. Ramjet replaces the options for memory backing, -incoming,
+-loadvm, -S and (with --qmp) the monitor, and uses the image's machine type. All other options are passed on unchanged.
 
-Without --detach the VM ends with this command: Ctrl-C, or a signal that asks to end, ends the VM as SIGTERM to QEMU does, and the exit
-status is 130; else it is QEMU's.
+instant: the guest's memory is the image, mapped copy-on-write. This takes milliseconds at any size. IMAGE must not be written
+         to while the VM runs, but may be deleted or replaced by another file.
+eager:   all memory is read before the guest runs. IMAGE is not needed afterwards.
 
-Of an image with a seal, headers, bitmaps, device state and firmware are checked before anything is loaded, and in eager mode
-every page as it is read. In instant mode --verify checks all pages before, --scrub while the guest runs.`,
+Without --detach the VM ends with this command. Ctrl-C, or another signal that asks to end, ends the VM as SIGTERM to QEMU
+does, and the exit status is 130. If the VM ends by itself, the exit status is QEMU's.
+
+If IMAGE has a seal, headers, bitmaps, device state and firmware are checked before anything is loaded; in eager mode every
+page is checked as it is read. In instant mode --verify checks all pages before the guest runs, and --scrub while it runs.`,
 		Example: `  ramjet restore vm1.img
   ramjet restore --qmp /run/vm2.qmp --detach --json vm1.img
   ramjet restore --qmp /run/vm2.qmp --set netdev.net0.hostfwd=tcp::2223-:22 vm1.img
@@ -74,18 +76,18 @@ every page as it is read. In instant mode --verify checks all pages before, --sc
 		},
 	}
 	f := c.Flags()
-	addChoice(c, f, &o.Mode, "mode", "when memory comes: as the guest asks for it, or before it runs", restore.Instant, restore.Eager)
-	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: where its arguments say)")
-	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
-	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read what no guest asked for yet into the page cache, behind the guest; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
+	addChoice(c, f, &o.Mode, "mode", "when memory is read: as the guest needs it, or before the guest runs", restore.Instant, restore.Eager)
+	f.StringVar(&o.Socket, "qmp", "", "the new VM's monitor listens at `SOCKET` (default: the one in QEMU's arguments)")
+	f.StringVar(&o.Base, "base", "", "where the base of a diff is now: `IMAGE` (default: where it was, or beside the diff)")
+	addChoice(c, f, &o.Prefetch, "prefetch", "instant: read the rest of the image into the page cache while the guest runs; wait: return when that is done", restore.PrefetchOn, restore.PrefetchOff, restore.PrefetchWait)
 	f.StringArrayVar(&o.Set, "set", nil, "change the saved VM's command line by `OPTION=VALUE`, OPTION.PROPERTY=VALUE or OPTION.ID.PROPERTY=VALUE; repeatable")
-	f.BoolVar(&o.Paused, "paused", false, "load the VM, do not run it")
-	f.BoolVar(&o.Detach, "detach", false, "return when it runs and leave it running; else stay, and exit with QEMU's status")
+	f.BoolVar(&o.Paused, "paused", false, "load the VM and do not run it")
+	f.BoolVar(&o.Detach, "detach", false, "return when the VM runs, and leave it running; otherwise stay, and exit with QEMU's status")
 	f.BoolVar(&o.Verify, "verify", false, "check every page before the VM runs (eager does so anyway)")
-	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VM runs, and say on standard error what was found")
-	f.BoolVar(&printCommand, "print-command", false, "print the command line that would be run, and stop")
+	f.BoolVar(&o.Scrub, "scrub", false, "check every page of IMAGE while the VM runs, and report the result on standard error")
+	f.BoolVar(&printCommand, "print-command", false, "print the command that would be run, and do not run it")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "read pages past the page cache (eager)")
+	addDirectIO(c, &o.Direct, "read pages past the page cache (O_DIRECT; eager)")
 	return c
 }
 

@@ -25,18 +25,19 @@ func (a *app) save() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "save [flags] IMAGE",
 		Short: "Save a running VM; it goes on running",
-		Long: `Save a running VM's memory and devices to the file IMAGE.
+		Long: `Save the memory and the devices of a running VM to the file IMAGE.
 
-The VM is any QEMU with a QMP socket that nobody else is connected to. It stands still while its memory is written
-and goes on then; its disks are not part of the image. Whatever goes wrong, the VM runs on and no
-half image is left. With --max-pause the save fails rather than have the VM stand still for longer. IMAGE is a QEMU mapped-ram file: QEMU itself can load it too.
+The VM can be any QEMU with a QMP socket that nobody else is connected to. The VM stands still while its memory is written,
+and goes on then. Its disks are not part of the image. If the save fails, the VM runs on and no half image is left.
+With --max-pause the save fails when the VM has stood still for that long. IMAGE is a QEMU mapped-ram file, which QEMU itself
+can load too.
 
-With --live the VM stands still only for as long as it takes to find and write what it has changed while the rest was
-copied. If it changes memory faster than that can be copied, the copying ends and the pause is longer.
+With --live memory is copied while the VM runs. The VM stands still only while Ramjet finds and writes what has changed since
+its copy. If the VM changes memory faster than memory can be copied, the copying ends and the pause is longer.
 
-With --base IMAGE is a diff: only the pages that are not as in another image. A VM that was restored instantly from
-that image knows which; of any other VM all pages are read and compared with the base's checksums, which a hostile
-program in the guest can deceive about pages of its own. Restoring a diff takes both files.`,
+With --base IMAGE is a diff: it holds only the pages that differ from another image. For a VM that was restored instantly
+from that image, the kernel knows these pages. For any other VM all pages are read and compared with the base's checksums; a
+hostile program in the guest can deceive that comparison about pages of its own. Restoring a diff needs both files.`,
 		Example: `  ramjet save --qmp /run/vm1.qmp vm1.img
   ramjet save --pid 4711 --then quit vm1.img
   ramjet save --qmp /run/vm1.qmp --force --json vm1.img
@@ -69,18 +70,18 @@ program in the guest can deceive about pages of its own. Restoring a diff takes 
 	}
 	f := c.Flags()
 	f.StringVar(&o.Socket, "qmp", "", "the VM's QMP `SOCKET` (default: RAMJET_QMP of the environment)")
-	f.IntVar(&o.PID, "pid", 0, "QEMU's process `PID`, where the socket cannot tell it or is to be found by it")
-	addChoice(c, f, &o.Engine, "engine", "who moves the memory: ramjet, or qemu itself where ramjet cannot", save.EngineAuto, save.EngineRamjet, save.EngineQEMU)
+	f.IntVar(&o.PID, "pid", 0, "QEMU's process `PID`: to find the socket, or where the socket does not tell the process")
+	addChoice(c, f, &o.Engine, "engine", "who writes the memory: ramjet, qemu itself, or (auto) qemu only where ramjet cannot", save.EngineAuto, save.EngineRamjet, save.EngineQEMU)
 	addChoice(c, f, &o.Then, "then", "what the VM does after the save", save.ThenResume, save.ThenStay, save.ThenQuit)
 	f.IntVar(&o.Channels, "channels", 0, "write with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "write pages past the page cache")
-	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, 300M say; 0 for no limit")
-	f.DurationVar(&o.MaxPause, "max-pause", 0, "let the VM go on, and fail, when it stands still for longer than `DURATION`, 2s say; 0 for no limit")
+	addDirectIO(c, &o.Direct, "write pages past the page cache (O_DIRECT)")
+	f.Var((*bandwidth)(&o.MaxBandwidth), "max-bandwidth", "write at most `RATE` bytes a second, such as 300M; 0 for no limit")
+	f.DurationVar(&o.MaxPause, "max-pause", 0, "let the VM go on, and fail, when the VM stands still for longer than `DURATION`, such as 2s; 0 for no limit")
 	f.BoolVar(&o.NoCommandLine, "no-command-line", false, "do not record the VM's command line in the image")
-	f.BoolVar(&o.Live, "live", false, "copy memory while the VM runs, stop it only for what has changed since")
+	f.BoolVar(&o.Live, "live", false, "copy memory while the VM runs, and stop the VM only for what has changed since")
 	f.StringVar(&o.Base, "base", "", "write a diff: only what differs from the image `BASE` (or from its base, if it is a diff itself)")
 	f.BoolVar(&o.Force, "force", false, "replace an existing IMAGE")
-	f.BoolVar(&noSandbox, "no-sandbox", false, "keep the rights that are given up once the VM is attached: to files, system calls")
+	f.BoolVar(&noSandbox, "no-sandbox", false, "keep the rights to files and system calls that ramjet otherwise gives up once it is attached to the VM")
 	return c
 }
 

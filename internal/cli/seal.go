@@ -16,10 +16,10 @@ func (a *app) seal() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "seal [flags] IMAGE...",
 		Short: "Add a seal to images made by QEMU or libvirt",
-		Long: `Add a seal to each IMAGE, made by QEMU's "migrate file:" with mapped-ram or by "virsh save --image-format sparse": a checksum
-of every stored page and of everything else, and an id. QEMU and libvirt load the image as before.
+		Long: `Add a seal to each IMAGE, which was made by QEMU's "migrate file:" with mapped-ram or by "virsh save --image-format sparse". A
+seal has a checksum of every stored page and of everything else, and an id. QEMU and libvirt load the image as before.
 
-The seal is appended to the file; nothing that is in the file changes, and VMs may run from it meanwhile. Should it be
+The seal is appended to the file. Nothing in the file changes, and VMs may run from the image meanwhile. If the command is
 interrupted, seal the image again. ramjet save seals its images itself.`,
 		Example: `  ramjet seal vm1.img
   virsh save vm1 vm1.img --image-format sparse && ramjet seal vm1.img`,
@@ -43,6 +43,6 @@ interrupted, seal the image again. ramjet save seals its images itself.`,
 	}
 	f := c.Flags()
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "read pages past the page cache")
+	addDirectIO(c, &o.Direct, "read pages past the page cache (O_DIRECT)")
 	return c
 }

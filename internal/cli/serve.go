@@ -43,20 +43,21 @@ func (a *app) serve() *cobra.Command {
 	var o serveFlags
 	c := &cobra.Command{
 		Use:   "serve [flags]",
-		Short: "A QMP server with descriptor sets and file migration",
-		Long: `Serve QEMU's monitor protocol: descriptor sets (add-fd, remove-fd, query-fdsets) and migration to and from
-files in QEMU's mapped-ram format, with QEMU's own commands, texts, states and events.
+		Short: "Serve QMP with descriptor sets and file migration",
+		Long: `Serve QEMU's monitor protocol: descriptor sets (add-fd, remove-fd, query-fdsets), and migration to and from files in QEMU's
+mapped-ram format, with QEMU's own commands, texts, states and events.
 
-With --vm it is the monitor of a running QEMU: everything is passed on both ways, except that migrations to and from
-mapped-ram files are done by Ramjet. Otherwise the guest is memory of its own (--memory, or object-add), which a QEMU of machine type "none" with the same memory
-can take over and give back. Files come as descriptors that clients pass; the file system is out of reach: serve gives
-up access to it, and all system calls that it does not need, before it answers the first client. --no-sandbox
-leaves it that, and allows migration to file:PATH.
+With --vm serve is the monitor of a running QEMU. Everything is passed on both ways, but Ramjet itself does migrations to and
+from mapped-ram files. Without --vm the guest is only memory (--memory, or object-add); a QEMU of machine type "none" with the
+same memory can load what serve saves, and the other way round.
 
-Only processes of its own user and of root are served, and with --group the members of a group.
+Clients pass files as descriptors. Before serve answers the first client it gives up access to the file system and all system
+calls that it does not need. With --no-sandbox it keeps both, and allows migration to file:PATH.
 
-Started by systemd it takes the socket that it is passed (LISTEN_FDS), the one at --listen if that is given too, and says when it
-is ready (NOTIFY_SOCKET).`,
+Only processes of the same user and of root are served, and with --group the members of a group.
+
+If systemd started it, serve uses the socket that systemd passes (LISTEN_FDS), or the one of them at --listen if that is given
+too, and tells systemd when it is ready (NOTIFY_SOCKET).`,
 		Example: `  ramjet serve --listen /run/ramjet.qmp --memory ram0=4G
   ramjet serve --listen /run/ramjet.qmp --memory ram0=4G --incoming
   ramjet serve --listen /run/vm1-safe.qmp --vm /run/vm1.qmp --metrics 127.0.0.1:9105`,
@@ -72,17 +73,17 @@ is ready (NOTIFY_SOCKET).`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.socket, "listen", "", "listen at `SOCKET`, which is made with mode 0600")
+	f.StringVar(&o.socket, "listen", "", "make `SOCKET`, with mode 0600, and listen there")
 	f.StringVar(&o.socket, "qmp", "", "the same as --listen `SOCKET`")
-	f.StringVar(&o.group, "group", "", "serve the members of `GROUP` too, to whom the socket is opened (mode 0660)")
+	f.StringVar(&o.group, "group", "", "serve the members of `GROUP` too; the socket gets mode 0660")
 	f.IntVar(&o.fd, "qmp-fd", -1, "serve the inherited descriptor `N`, a Unix socket that listens or is connected")
 	f.Lookup("qmp-fd").DefValue = "0" // which help does not show: there is none
 	f.StringVar(&o.vm, "vm", "", "be the monitor of the QEMU whose QMP socket is `SOCKET`")
-	f.IntVar(&o.pid, "pid", 0, "QEMU's process `PID`, where the socket of --vm cannot tell")
-	f.StringArrayVar(&o.memory, "memory", nil, "guest memory of its own, `NAME=SIZE` (repeatable)")
+	f.IntVar(&o.pid, "pid", 0, "QEMU's process `PID`, if the socket of --vm does not tell")
+	f.StringArrayVar(&o.memory, "memory", nil, "make guest memory, `NAME=SIZE`; repeatable")
 	f.BoolVar(&o.incoming, "incoming", false, "wait for migrate-incoming")
 	f.BoolVar(&o.noSandbox, "no-sandbox", false, "keep access to the file system, and migrate to and from file:PATH too")
-	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus' metrics over HTTP at `ADDR`: HOST:PORT, or the path of a socket to make")
+	f.StringVar(&o.metrics, "metrics", "", "serve Prometheus metrics over HTTP at `ADDR`: HOST:PORT, or the path of a socket to make")
 	return c
 }
 

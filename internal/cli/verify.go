@@ -16,13 +16,13 @@ func (a *app) verify() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [flags] IMAGE...",
 		Short: "Check every page of images",
-		Long: `Check each IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself;
-and that pages which are not stored, and so are zero, are holes or zeros in the file. The base of a diff is checked too.
+		Long: `Check each IMAGE against its seal: every stored page, the headers, the bitmaps, the device state, and the seal itself. Pages
+that are not stored are zero; their places in the file are checked to be holes or zeros. The base of a diff is checked too.
 
-Pages that are not what was sealed are listed with their block and their offset in the file. The exit status is 0 if all
-is well and 3 if anything is damaged. An image without a seal has nothing to check its pages against: then headers,
-bitmaps and device state are checked for sense, and the status is 1 if they are well-formed, for pages may still be wrong.
-Of several images each is checked, whatever is wrong with the others; with --json their results are a list, "images".`,
+Damaged pages are listed with their block and their offset in the file. The exit status is 0 if everything is right, and 3 if
+anything is damaged. An image without a seal has no checksums for its pages: then headers, bitmaps and device state are
+checked to be well-formed. If they are, the exit status is 1, because the pages may still be wrong.
+Each of several images is checked, whatever is wrong with the others; with --json the results are a list, "images".`,
 		Example: `  ramjet verify vm1.img
   ramjet verify --json vm1.img | jq .pages_bad
   ramjet verify /var/lib/vms/*.img
@@ -46,9 +46,9 @@ Of several images each is checked, whatever is wrong with the others; with --jso
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.Base, "base", "", "the `IMAGE` that a diff builds on, if it is not where it was")
+	f.StringVar(&o.Base, "base", "", "where the base of a diff is now: `IMAGE` (default: where it was, or beside the diff)")
 	f.IntVar(&o.Channels, "channels", 0, "read with `N` parallel channels, 1 to 255 (default: chosen)")
-	addDirectIO(c, &o.Direct, "read pages past the page cache")
+	addDirectIO(c, &o.Direct, "read pages past the page cache (O_DIRECT)")
 	return c
 }
 
