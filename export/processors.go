@@ -53,7 +53,7 @@ const (
 // cpuStates finds the processors in the device state, none if the state is of an unknown form, and where the guest has a note for its
 // core.
 func cpuStates(img *image.File) (cpus []cpuState, note guestNote, err error) {
-	if img.SectionsLength > image.MaxShownState || img.DescriptionLength > image.MaxShownDescription {
+	if img.SectionsLength > image.MaxParsedState || img.DescriptionLength > image.MaxParsedDescription {
 		return nil, note, nil
 	}
 	sections, err := img.DeviceSections()

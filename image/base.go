@@ -13,7 +13,7 @@ import (
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
-// BaseID returns what the image says of its base; nil if it is whole.
+// BaseID is the base that the image builds on; nil if the image is whole.
 func (m *File) BaseID() *seal.Base {
 	if m.Seal == nil {
 		return nil
@@ -42,9 +42,10 @@ func OpenBaseOf(diff *File, path string) (*File, error) {
 	return nil, first
 }
 
+// openBaseAt opens the base of a diff at a path.
 func openBaseAt(diff *File, want *seal.Base, path string) (*File, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s builds on the image %s, which is not at %s: say where it is with --base", diff.Path, short(want.ID), path)
+		return nil, fmt.Errorf("%s builds on the image %s, which is not at %s: say where it is with --base", diff.Path, shortID(want.ID), path)
 	}
 	base, err := OpenFile(path)
 	if err != nil {
@@ -57,15 +58,15 @@ func openBaseAt(diff *File, want *seal.Base, path string) (*File, error) {
 	return base, nil
 }
 
-// checkBaseOf checks that an image is the base that the diff names, by what both say.
+// checkBaseOf checks that an image is the base that the diff names, and has the blocks that the diff needs of it.
 func checkBaseOf(diff, base *File) error {
 	want := diff.BaseID()
 	switch {
 	case base.Seal == nil:
-		return fmt.Errorf("%s builds on the image %s, and %s is another: it has no seal (name the right one with --base)", diff.Path, short(want.ID), base.Path)
+		return fmt.Errorf("%s builds on the image %s, and %s is another: it has no seal (name the right one with --base)", diff.Path, shortID(want.ID), base.Path)
 	case base.Seal.ID != want.ID:
 		return fmt.Errorf("%s builds on the image %s, and %s is another, %s: it was replaced or changed (name the right one with --base)",
-			diff.Path, short(want.ID), base.Path, short(base.Seal.ID))
+			diff.Path, shortID(want.ID), base.Path, shortID(base.Seal.ID))
 	case base.BaseID() != nil:
 		return fmt.Errorf("%w: its base %s builds on another image itself", mappedram.ErrDamaged, base.Path)
 	}
@@ -80,10 +81,10 @@ func checkBaseOf(diff, base *File) error {
 	return nil
 }
 
-// short is enough of an id for people.
-func short(id seal.ID) string { return id.String()[:12] }
+// shortID is the beginning of an id, enough for people.
+func shortID(id seal.ID) string { return id.String()[:12] }
 
-// BuildsOnBase tells whether what is not stored of block i is as in another image.
+// BuildsOnBase reports whether the pages of block i that are not stored are those of a base.
 func (m *File) BuildsOnBase(i int) bool {
 	return m.Seal != nil && m.Seal.Base != nil && !m.Seal.Blocks[i].Whole
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DiskFull says of an error of a full disk or quota nothing but that: where the write was that met it helps nobody.
+// DiskFull replaces errors of a full disk or quota by one that says what to do, without the place of the write that failed.
 func DiskFull(err error, path string) error {
 	errno := unix.ENOSPC
 	if errors.Is(err, unix.EDQUOT) {
@@ -27,7 +27,7 @@ func DiskFull(err error, path string) error {
 	return full
 }
 
-// Interrupted leaves of an error nothing but why ctx ended, if there is nothing else in it: what was being waited for helps nobody.
+// Interrupted returns why ctx ended if err has no other cause, without what was being waited for; else err.
 func Interrupted(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	if cause == nil || err == nil {
@@ -41,7 +41,7 @@ func Interrupted(ctx context.Context, err error) error {
 	return cause
 }
 
-// parts are the errors that were joined.
+// parts are the errors that were joined into err.
 func parts(err error) []error {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || !strings.Contains(err.Error(), "\n") {

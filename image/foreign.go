@@ -11,7 +11,7 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// foreignFormats are other files that people have beside VM images, by what they begin with.
+// foreignFormats are kinds of files that people keep beside VM images, by bytes near their beginning.
 var foreignFormats = []struct {
 	at    int
 	magic string
@@ -53,7 +53,7 @@ var foreignFormats = []struct {
 	{0, "{", "a text file, JSON perhaps; Cloud Hypervisor keeps its state in state.json"},
 }
 
-// notAnImage adds to the error of opening a file that is no image what it is, if that can be told from its beginning.
+// notAnImage adds to the error of opening a file that is no image what the file is, if its beginning shows that.
 func notAnImage(r io.ReaderAt, size int64, err error) error {
 	if !errors.Is(err, mappedram.ErrNotImage) {
 		return err

@@ -2,22 +2,22 @@
 
 package image
 
-// HotUnit is how finely an image records what was needed last, in bytes.
+// HotUnit is the size of the parts of memory of which an image records whether they were needed last, in bytes.
 const HotUnit = PrefetchUnit
 
-// MaxHot is how much of it goes into an image, in bytes: that of 8 TiB.
+// MaxHot bounds the hot sets in an image, in bytes: enough for 8 TiB of memory.
 const MaxHot = 1 << 20
 
-// HotSet are the parts of a block that were needed last, a bit for each HotUnit. nil: nobody knows.
+// HotSet are the parts of a block that the guest needed last, a bit for each HotUnit. nil: not recorded.
 type HotSet []byte
 
-// Has tells whether the part that holds the byte at off is one.
+// Has reports whether the part with the byte at off was needed.
 func (h HotSet) Has(off int64) bool {
 	k := off / HotUnit
 	return k/8 < int64(len(h)) && h[k/8]>>(k%8)&1 != 0
 }
 
-// Hot are the hot parts of block i by the image's seal.
+// Hot is the hot set of block i that the image's seal records.
 func (m *File) Hot(i int) HotSet {
 	if m.Seal == nil {
 		return nil
@@ -30,5 +30,5 @@ func (m *File) Hot(i int) HotSet {
 	return nil
 }
 
-// PrefetchUnit is how much is read at a time, in bytes, before it is looked whether the VM still lives.
+// PrefetchUnit is how much a prefetcher reads at a time, in bytes; after each it checks that the VM still lives.
 const PrefetchUnit = 1 << 20

@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package image is what all rooms share of images: an image and the base it builds on opened and checked as one thing, where each page
+// comes from, the checks of pages against their sums, and how an image is written and published.
+//
+// Everything read from an image is hostile until checked: opening checks headers and seal, and no length or offset of an opened image
+// points outside its file. Seals find damage, not malice. Nothing partial is ever taken for an image (publish.go has the argument).
+//
+//	image.go base.go             open an image, and its base
+//	sources.go hot.go stale.go   where pages come from, which were needed last, which are not what they should be
+//	verify.go pagecheck.go       check an image, or pages as they are read
+//	writer.go make.go            write everything but the pages; make an image of memory at hand
+//	target.go publish.go         the file in the making, and how it gets its name
 package image
 
 import (
@@ -10,6 +21,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
 // File is an image file, held open for as long as something depends on it.
@@ -25,7 +37,7 @@ type Image struct {
 	Base *File // nil: the image is whole
 }
 
-// Open opens an image and, if it is a diff, its base: at the path given, else where the diff says that it is.
+// Open opens an image and, if it is a diff, its base: at the path base or, if that is empty, where the diff says that the base is.
 func Open(path, base string) (*Image, error) {
 	image, err := OpenFile(path)
 	if err != nil {
@@ -53,7 +65,7 @@ func (m *Image) Close() {
 	}
 }
 
-// OpenFile opens and checks an image, whole or not at all.
+// OpenFile opens an image, and checks its headers and its seal's footer. The image has to be complete.
 func OpenFile(path string) (*File, error) {
 	f, err := OpenRegular(path)
 	if err != nil {
@@ -71,6 +83,7 @@ func OpenFile(path string) (*File, error) {
 	return nil, fmt.Errorf("%s: %w", path, err)
 }
 
+// OpenRegular opens a regular file for reading, and refuses everything else: to open a fifo would wait for a writer.
 func OpenRegular(path string) (*os.File, error) {
 	st, err := os.Stat(path)
 	switch {
@@ -90,7 +103,7 @@ func OpenRegular(path string) (*os.File, error) {
 	return f, err
 }
 
-// OpenAny is openImage for somebody who also wants to see an image that is not complete, and why it is not.
+// OpenAny opens an image, also one that is not complete; incomplete is why it is not.
 func OpenAny(path string) (image *File, incomplete, err error) {
 	f, err := OpenRegular(path)
 	if err != nil {
@@ -109,6 +122,7 @@ func OpenAny(path string) (image *File, incomplete, err error) {
 	return nil, nil, fmt.Errorf("%s: %w", path, err)
 }
 
+// Inherited opens the image at a descriptor that the process which started this one has passed.
 func Inherited(fd uintptr) (*File, error) {
 	f := os.NewFile(fd, "image")
 	st, err := f.Stat()
@@ -120,4 +134,13 @@ func Inherited(fd uintptr) (*File, error) {
 		return nil, err
 	}
 	return &File{m, f.Name(), f}, nil
+}
+
+// NotRestorable is why Ramjet does not restore an image of this configuration, the end of a sentence that begins with its name; "" if it
+// does. Streams of x86_64 do not name the size of their pages; those of targets that can have several sizes do (vmstate_target_page_bits).
+func NotRestorable(c vmstate.Config) string {
+	if c.PageBits == 0 {
+		return ""
+	}
+	return "is of another architecture than x86_64, which is the only one that Ramjet restores: QEMU itself loads it"
 }

@@ -17,9 +17,9 @@ type BadPage struct {
 	Block  string `json:"block"`
 	Page   int64  `json:"page"`   // in the block, from 0
 	Offset int64  `json:"offset"` // in the file, bytes
-	// Unreadable is why it could not be read; "" if it could, and is another than was sealed.
+	// Unreadable is why the page could not be read; "" if it could, and differs from what was sealed.
 	Unreadable string `json:"unreadable,omitempty"`
-	// Stale: its bit is clear, so that it is zero, and its place in the file holds something else.
+	// Stale: the page's bit is clear, so the page is zero, and its place in the file holds something else.
 	Stale bool `json:"stale,omitempty"`
 }
 
@@ -34,16 +34,16 @@ func (b BadPage) String() string {
 	return s
 }
 
-// PageCheck compares pages with their sums in an image's seal, which are trusted: VerifySums and StreamHash come first,
-// or the result means nothing. Its check is a migration.Load's.
+// PageCheck compares pages with their sums in an image's seal. The sums are trusted: without VerifyStream before, the result means
+// nothing. Check is the Check of a transfer.Load, and is called from several goroutines at a time.
 type PageCheck struct {
 	Image *mappedram.Image
 	parts []checkedPart
-	// bad is told of each page that is wrong, from several goroutines at a time. An error of its ends the work.
+	// Bad is called with each page that is wrong, from several goroutines at a time. An error that it returns ends the work.
 	Bad func(BadPage) error
 }
 
-// checkedPart is a run of pages of a block, as long as is good for a bitmap in memory.
+// checkedPart is a run of pages of a block, so long that its bitmap fits in memory.
 type checkedPart struct {
 	block int
 	first int64 // page of the block
@@ -51,7 +51,7 @@ type checkedPart struct {
 	ranks *mappedram.Ranks
 }
 
-// add makes another part to be checked and returns it as a Load takes it. stored is the part's own bitmap.
+// add adds a part to be checked and returns it as a transfer.Load takes it. stored is the part's own bitmap.
 func (c *PageCheck) add(block int, first, pages, rank int64, stored mappedram.Bitmap) transfer.LoadBlock {
 	c.parts = append(c.parts, checkedPart{block, first, rank, mappedram.NewRanks(stored)})
 	b := c.Image.Blocks[block]
@@ -60,7 +60,7 @@ func (c *PageCheck) add(block int, first, pages, rank int64, stored mappedram.Bi
 	return transfer.LoadBlock{Block: b, Index: len(c.parts) - 1, Stored: stored}
 }
 
-// Check looks at neighbouring stored pages of a part, from its page first on.
+// Check compares neighbouring stored pages of a part, from its page first on.
 func (c *PageCheck) Check(part int, first int64, pages []byte) error {
 	p := &c.parts[part]
 	b := c.Image.Blocks[p.block]
@@ -88,7 +88,7 @@ func (c *PageCheck) page(part int, page int64) BadPage {
 	return BadPage{Block: b.Name, Page: page, Offset: b.PagesOffset + page*b.PageSize}
 }
 
-// unreadable is a migration.Load's Unreadable.
+// unreadable is the Unreadable of a transfer.Load.
 func (c *PageCheck) unreadable(part int, page int64, err error) error {
 	bad := c.page(part, page)
 	bad.Unreadable = err.Error()
@@ -99,7 +99,7 @@ func (c *PageCheck) unreadable(part int, page int64, err error) error {
 	return c.Bad(bad)
 }
 
-// RefuseBad is for a reader that can do nothing with a damaged page.
+// RefuseBad is a PageCheck's Bad that ends the work at the first bad page.
 func RefuseBad(b BadPage) error {
 	return fmt.Errorf("%w: %s is not what was sealed (ramjet verify lists all such pages)", mappedram.ErrDamaged, b)
 }

@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package snapshot does what a user asks for, on a VM and an image file: Save, Restore, Clone; Inspect, Verify, Diff, Export,
-// Import and Seal on images; and SaveMemory for programs that have memory of their own to save.
-//
-// The order of things is what makes it safe. A save checks all that can be checked, makes
-// its unfinished file, starts the guardian, and only then stops the guest; lets it go on as soon as
-// its memory is written; and gives the file its name when all of it is durable. Whatever
-// fails in between, the VM runs on and no file or an older one lies at the image's name.
 package image
 
 import (
@@ -16,7 +9,22 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Moving begins a phase in which as many bytes are moved as are dealt with; moved counts them.
+// Progress counts how far a job is. Its fields may be read at any time, from any goroutine. The methods do nothing on nil.
+type Progress struct {
+	Phase atomic.Pointer[string] // what is being done, a few words
+	Done  atomic.Int64           // bytes of guest memory dealt with
+	Total atomic.Int64           // bytes of guest memory; 0 until known
+	Bytes atomic.Int64           // page data moved
+}
+
+// SetPhase says what is being done from here on.
+func (p *Progress) SetPhase(s string) {
+	if p != nil {
+		p.Phase.Store(&s)
+	}
+}
+
+// Moving begins a phase that moves total bytes. The caller calls moved with the number of bytes of each piece.
 func (p *Progress) Moving(phase string, total int64) (moved func(int)) {
 	if p == nil {
 		return func(int) {}
@@ -31,21 +39,7 @@ func (p *Progress) Moving(phase string, total int64) (moved func(int)) {
 	}
 }
 
-// Progress tells how far a Save or Restore is. It may be read at any time, from another goroutine.
-type Progress struct {
-	Phase atomic.Pointer[string] // what is being done, a few words
-	Done  atomic.Int64           // bytes of guest memory dealt with
-	Total atomic.Int64           // bytes of guest memory; 0 until known
-	Bytes atomic.Int64           // page data moved
-}
-
-func (p *Progress) SetPhase(s string) {
-	if p != nil {
-		p.Phase.Store(&s)
-	}
-}
-
-// Follow copies an engine's counts to p now and then, until it is stopped.
+// Follow copies an engine's counts to p, 20 times a second, until stop is called.
 func (p *Progress) Follow(e *transfer.Progress) (stop func()) {
 	if p == nil {
 		return func() {}
@@ -72,4 +66,10 @@ func (p *Progress) Follow(e *transfer.Progress) (stop func()) {
 		}
 	}()
 	return func() { close(done); <-ended }
+}
+
+// Lap adds the seconds until stop is called to total.
+func Lap(total *float64) (stop func()) {
+	began := time.Now()
+	return func() { *total += time.Since(began).Seconds() }
 }

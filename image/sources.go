@@ -10,13 +10,13 @@ import (
 // Source is where some pages of a block come from.
 type Source struct {
 	Image  *File
-	Block  int              // its index in image
-	Stored mappedram.Bitmap // what image stores of it
-	Pages  mappedram.Bitmap // what of that is to be taken
+	Block  int              // the block's index in Image
+	Stored mappedram.Bitmap // the block's pages that Image stores
+	Pages  mappedram.Bitmap // those of Stored that come from here
 }
 
-// Sources are where the pages of block i come from, each from one place: of a diff those that it stores, the others from
-// its base.
+// Sources are where the pages of block i come from, each page from one of them: a diff's stored pages from the diff, the others
+// from its base. Pages that come from nowhere are zero.
 func (m *Image) Sources(i int) ([]Source, error) {
 	stored, err := m.Bitmap(i)
 	if err != nil {
@@ -38,12 +38,12 @@ func (m *Image) Sources(i int) ([]Source, error) {
 	return []Source{{m.Base, j, below, rest}, own}, nil
 }
 
-// FromBase tells whether block i of the image has to be completed from the base.
+// FromBase reports whether block i of the image has pages from the base.
 func (m *Image) FromBase(i int) bool {
 	return m.Base != nil && !m.Seal.Blocks[i].Whole
 }
 
-// Part is a source as a Load takes it, checked by c.
+// Part is the source as a transfer.Load takes it, whose pages c is to check.
 func (s Source) Part(c *PageCheck) transfer.LoadBlock {
 	p := c.add(s.Block, 0, s.Image.Blocks[s.Block].Pages(), 0, s.Stored)
 	p.Stored = s.Pages

@@ -4,7 +4,11 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/mappedram"
@@ -12,7 +16,7 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// DescribeStream fills in what the metadata says of the stream itself.
+// DescribeStream fills in the metadata's description of the stream.
 func DescribeStream(m *seal.Metadata, of *mappedram.Image, stored []mappedram.Bitmap) (err error) {
 	m.StreamOffset = of.Offset
 	m.Blocks = Blocks(of.Blocks, stored)
@@ -20,8 +24,10 @@ func DescribeStream(m *seal.Metadata, of *mappedram.Image, stored []mappedram.Bi
 	return err
 }
 
-// SumImage reads all stored pages of an image and returns which they are and their sums, kept in a file that scratch makes.
-func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, params transfer.Params, scratch func() (*os.File, error), p *Progress) (stored []mappedram.Bitmap, sums *transfer.Sums, err error) {
+// SumImage reads all stored pages of an image, and returns which are stored, by block, and their sums, in a file that scratch makes. o
+// opens the image.
+func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, params transfer.Params, scratch func() (*os.File, error), p *Progress,
+) (stored []mappedram.Bitmap, sums *transfer.Sums, err error) {
 	f, err := scratch()
 	if err != nil {
 		return nil, nil, err
@@ -47,4 +53,31 @@ func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, pa
 	}
 	defer p.Follow(&l.Progress)()
 	return stored, sums, l.Run(ctx)
+}
+
+// Scratch makes a file without a name for page sums, of which a large guest has too many for memory: in dir or, where that cannot be, in
+// memory after all.
+func Scratch(dir string) (*os.File, error) {
+	if f, err := directio.CreateUnnamed(dir); err == nil {
+		return f, nil
+	}
+	fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a scratch file: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "page sums"), nil
+}
+
+// Beside returns a function that makes a scratch file in the directory of path.
+func Beside(path string) func() (*os.File, error) {
+	return func() (*os.File, error) { return Scratch(filepath.Dir(path)) }
+}
+
+// scratchSums makes room for the sums of an image's pages in a file beside the image.
+func scratchSums(path string, l *mappedram.Layout) (*transfer.Sums, error) {
+	f, err := Scratch(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	return transfer.NewSums(f, l.Blocks), nil
 }

@@ -9,28 +9,29 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
 )
 
-// Target is an image in the making. It has no name, or where the file system cannot do that (NFS,
-// FUSE) a temporary one in the same directory, until Publish; so nothing partial can be taken for an image, and what
-// lies at the path stays there until the whole new one replaces it.
+// Target is an image in the making. Until Publish its file has no name, or, where the file system cannot make such files (NFS, FUSE), a
+// temporary one in the same directory.
+//
+// Open may be called from several goroutines at a time if nothing is kept; everything else from one.
 type Target struct {
 	path      string
-	force     bool
+	force     bool               // another file at path may be replaced
 	File      *directio.File     // buffered, for all but pages
-	hidden    string             // its temporary name, if it has to have one
-	named     bool               // it has it
-	kept      map[int][]*os.File // by flags, see keep
-	publisher *publisher         // gives it its name; nil: this process does
-	Commit    func() error       // asked whether it may have its name once all is on the disk; nil: it may
+	hidden    string             // the temporary name, used if the file has to have one
+	named     bool               // the file has the temporary name now
+	kept      map[int][]*os.File // descriptions that Keep made, by flags
+	publisher *publisher         // gives the file its name; nil: this process does
+	Commit    func() error       // asked for permission to give the file its name once all is on the disk; nil: not asked
 }
 
-// NewTarget makes the unfinished file, 0600: guest memory is as secret as the guest.
+// NewTarget makes the unfinished file, with mode 0600: guest memory is as secret as the guest. With force an image at the path may be
+// replaced.
 func NewTarget(path string, force bool) (*Target, error) {
 	if err := checkTarget(path, force); err != nil {
 		return nil, err
@@ -57,14 +58,14 @@ func NewTarget(path string, force bool) (*Target, error) {
 	return t, err
 }
 
-// checkTarget looks at what is at the path now.
+// checkTarget refuses a path at which no image can be made, or may be.
 func checkTarget(path string, force bool) error {
 	st, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
-		return nil // the directory will tell, with a better sentence
+		return nil // making the file fails too, with a better sentence
 	case st.IsDir():
 		return fmt.Errorf("%s is a directory: name a file in it", path)
 	case !st.Mode().IsRegular():
@@ -75,7 +76,7 @@ func checkTarget(path string, force bool) error {
 	return nil
 }
 
-// Open makes another description of the unfinished file, or gives out one that was kept.
+// Open opens the unfinished file anew, or duplicates a description that Keep made.
 func (t *Target) Open(flags int) (*os.File, error) {
 	if kept := t.kept[flags]; len(kept) > 0 {
 		t.kept[flags] = append(kept[1:], kept[0])
@@ -84,8 +85,8 @@ func (t *Target) Open(flags int) (*os.File, error) {
 	return directio.Reopen{File: t.File.File}.Open(flags)
 }
 
-// Keep makes n descriptions with flags, for when no path can be opened any more. Open gives them out in turn, as often as it is called:
-// of n files that are in use at a time no two have the same. Where they cannot all be made none is kept.
+// Keep opens the file n times with these flags, for a process that gives up the right to open files. Open then gives out these
+// descriptions in turn: n files that are in use at a time have different ones. If not all can be opened, none is kept.
 func (t *Target) Keep(n, flags int) error {
 	for range n {
 		f, err := directio.Reopen{File: t.File.File}.Open(flags)
@@ -101,7 +102,7 @@ func (t *Target) Keep(n, flags int) error {
 	return nil
 }
 
-// forget closes what was kept.
+// forget closes the kept descriptions.
 func (t *Target) forget() {
 	for _, kept := range t.kept {
 		for _, f := range kept {
@@ -119,96 +120,10 @@ func duplicate(f *os.File) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.Name()), nil
 }
 
-// Files are what a guardian should remove, if it is there, when we die.
+// Files are the paths that a guardian should remove, if they exist, when this process dies.
 func (t *Target) Files() []string { return []string{t.hidden} }
 
-// Publish makes the file durable and gives it its name. The rename is durable too when it returns nil. With
-// dropCache nothing of it stays in the page cache. synced is how long it took to make the file durable; naming it took the rest.
-func (t *Target) Publish(dropCache bool) (synced time.Duration, err error) {
-	began := time.Now()
-	err = t.File.Sync()
-	synced = time.Since(began)
-	if err != nil {
-		return synced, fmt.Errorf("the image did not reach the disk: %w", err)
-	}
-	return synced, t.putInPlace(dropCache)
-}
-
-// putInPlace gives the durable file its name, if nothing speaks against it at the last moment, and makes that durable.
-func (t *Target) putInPlace(dropCache bool) error {
-	if dropCache {
-		_ = unix.Fadvise(int(t.File.Fd()), 0, 0, unix.FADV_DONTNEED)
-	}
-	if t.Commit != nil {
-		if err := t.Commit(); err != nil {
-			return err
-		}
-	}
-	if t.publisher != nil {
-		a, err := t.publisher.ask(orderPublish)
-		t.named = a.Named
-		return err
-	}
-	return t.nameDurably()
-}
-
-// nameDurably gives the file its name, and makes that durable.
-func (t *Target) nameDurably() error {
-	old := t.holdOld()
-	defer old.Close()
-	if err := t.name(); err != nil {
-		return fmt.Errorf("cannot give the image its name: %w", err)
-	}
-	if err := directio.SyncDir(filepath.Dir(t.path)); err != nil {
-		return fmt.Errorf("cannot make the image's name durable: %w", err)
-	}
-	return nil
-}
-
-// holdOld keeps the file that is about to be replaced until the new one is published: to free its blocks takes
-// the file system a third of a second for some gigabytes, which durability need not wait for.
-func (t *Target) holdOld() *os.File {
-	if !t.force {
-		return nil
-	}
-	fd, err := unix.Open(t.path, unix.O_PATH|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil
-	}
-	return os.NewFile(uintptr(fd), t.path)
-}
-
-// name links or renames the file to its path: never over something that was not to be replaced.
-func (t *Target) name() error {
-	if !t.named && !t.force {
-		return t.exists(directio.Link(t.File.File, t.path))
-	}
-	if !t.named {
-		// There is no call that links over an existing name, so it takes a step between.
-		if err := directio.Link(t.File.File, t.hidden); err != nil {
-			return err
-		}
-		t.named = true
-	}
-	rename := directio.RenameNew
-	if t.force {
-		rename = directio.Rename
-	}
-	if err := rename(t.hidden, t.path); err != nil {
-		return t.exists(err)
-	}
-	t.named = false
-	return nil
-}
-
-func (t *Target) exists(err error) error {
-	if errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s has come into being meanwhile: choose another name, or replace it with --force", t.path)
-	}
-	return err
-}
-
-// Discard gives the file up; after Publish it only closes it.
+// Discard gives the unfinished file up. After Publish it only closes the file.
 func (t *Target) Discard() {
 	switch {
 	case t.publisher != nil:
@@ -219,22 +134,4 @@ func (t *Target) Discard() {
 	}
 	t.forget()
 	t.File.Close()
-}
-
-// Scratch is a file for page sums: beside the image, since they are too many for memory with a large guest, or in memory
-// where that cannot be.
-func Scratch(dir string) (*os.File, error) {
-	if f, err := directio.CreateUnnamed(dir); err == nil {
-		return f, nil
-	}
-	fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a scratch file: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "page sums"), nil
-}
-
-// Beside makes a scratch file beside another file.
-func Beside(path string) func() (*os.File, error) {
-	return func() (*os.File, error) { return Scratch(filepath.Dir(path)) }
 }

@@ -20,17 +20,6 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-const (
-	// MaxShownState and MaxShownDescription bound what Inspect takes into memory; what QEMU writes is a tenth of it.
-	MaxShownState       = 8 << 20
-	MaxShownDescription = 4 << 20
-	// MaxShownValue is how many bytes of a field are shown.
-	MaxShownValue = 4096
-	// MaxShownFields and MaxShownText bound all fields, and the text of their values. 288 processors have 60,000 of 4 MiB.
-	MaxShownFields = 80_000
-	MaxShownText   = 6 << 20
-)
-
 // VerifyOptions are what Verify can be told. Only Image is required.
 type VerifyOptions struct {
 	Image    string
@@ -114,18 +103,19 @@ func (r *VerifyResult) verifyBase(ctx context.Context, diff *File, o VerifyOptio
 
 // verify is one Verify under way.
 type verify struct {
-	VerifyOptions
+	o      VerifyOptions
 	image  *File
 	params transfer.Params
 	result *VerifyResult
 
-	mu    sync.Mutex // over what follows, PagesBad and BadPages
-	stale int64      // of PagesBad
+	mu    sync.Mutex // protects stale, and PagesBad and BadPages of result
+	stale int64      // how many of PagesBad are stale
 }
 
+// VerifyOpened checks an open image against its seal as Verify does, and no base. Of o it uses all but Image and Base.
 func VerifyOpened(ctx context.Context, image *File, o VerifyOptions) (*VerifyResult, error) {
 	began := time.Now()
-	v := &verify{VerifyOptions: o, image: image, result: &VerifyResult{
+	v := &verify{o: o, image: image, result: &VerifyResult{
 		Image: image.Path, Sealed: image.Seal != nil, Damage: []string{}, BadPages: []BadPage{},
 	}}
 	r := v.result
@@ -144,14 +134,14 @@ func VerifyOpened(ctx context.Context, image *File, o VerifyOptions) (*VerifyRes
 
 func (v *verify) run(ctx context.Context) error {
 	reopen := directio.Reopen{File: v.image.F}
-	io, err := directio.Choose(v.Direct, reopen, os.O_RDONLY)
+	io, err := directio.Choose(v.o.Direct, reopen, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	// Not from the page cache, though that is faster: the disk is what may have become wrong.
-	v.params = transfer.Params{Channels: v.Channels, Direct: io.Direct}
-	v.result.IO, v.result.IOWhy, v.result.Channels = io.String(), io.Why, cmp.Or(v.Channels, transfer.DefaultChannels)
-	v.Progress.SetPhase("checking headers, bitmaps and device state")
+	// Direct where possible, not from the page cache, though that is faster: the disk is what may have become wrong.
+	v.params = transfer.Params{Channels: v.o.Channels, Direct: io.Direct}
+	v.result.IO, v.result.IOWhy, v.result.Channels = io.String(), io.Why, cmp.Or(v.o.Channels, transfer.DefaultChannels)
+	v.o.Progress.SetPhase("checking headers, bitmaps and device state")
 	if err := v.structure(); err != nil || v.image.Seal == nil {
 		return err
 	}
@@ -160,18 +150,18 @@ func (v *verify) run(ctx context.Context) error {
 	if err := v.image.VerifyStream(); err != nil {
 		return v.damage(err)
 	}
-	v.Progress.SetPhase("checking pages")
-	if v.Progress != nil {
-		v.Progress.Total.Store(v.image.Seal.TotalStored() * mappedram.PageSize)
+	v.o.Progress.SetPhase("checking pages")
+	if v.o.Progress != nil {
+		v.o.Progress.Total.Store(v.image.Seal.TotalStored() * mappedram.PageSize)
 	}
 	if err := v.pages(ctx); err != nil {
 		return err
 	}
-	v.Progress.SetPhase("checking what is not stored")
+	v.o.Progress.SetPhase("checking what is not stored")
 	return v.unstored(ctx)
 }
 
-// unstored finds the pages that are zero and hold something else.
+// unstored finds the pages that are not stored, and so are zero, and whose places in the file hold something else.
 func (v *verify) unstored(ctx context.Context) error {
 	for i, block := range v.image.Blocks {
 		if block.Ignored {
@@ -196,7 +186,7 @@ func (v *verify) damage(err error) error {
 	return err
 }
 
-// structure checks what can be checked without a seal, as far as opening has not done so.
+// structure checks what can be checked without a seal and was not checked when the image was opened.
 func (v *verify) structure() error {
 	var stored int64
 	for i := range v.image.Blocks {
@@ -209,40 +199,20 @@ func (v *verify) structure() error {
 	if stored == 0 && (v.image.Seal == nil || v.image.Seal.Base == nil) {
 		v.result.Damage = append(v.result.Damage, "no page of memory is stored at all, as when mapped-ram meets background-snapshot: the VM's memory is lost")
 	}
-	return v.damage(v.devices())
-}
-
-// devices takes the device state apart, unless it is larger than any that QEMU writes for the devices that it knows to
-// migrate without VFIO: that would have to be in memory.
-func (v *verify) devices() error {
-	if v.image.SectionsLength > MaxShownState || v.image.DescriptionLength > MaxShownDescription {
-		if v.Log != nil {
-			v.Log("the device state is too large to be taken apart")
+	_, _, err := v.image.DeviceState()
+	if errors.Is(err, mappedram.ErrUnsupported) {
+		if v.o.Log != nil {
+			v.o.Log("the device state is too large to be taken apart")
 		}
 		return nil
 	}
-	text, err := v.image.Description()
-	if err != nil {
-		return err
-	}
-	var d *vmstate.Description
-	if text != nil {
-		if d, err = vmstate.ParseDescription(text); err != nil {
-			return err
-		}
-	}
-	sections, err := v.image.DeviceSections()
-	if err != nil {
-		return err
-	}
-	_, err = vmstate.Sections(sections, d)
-	return err
+	return v.damage(err)
 }
 
 // batchPages bounds how many pages are read in one go of the engine, and so the bitmap that is in memory: 2 MiB.
 var batchPages int64 = 1 << 24
 
-// pages reads all pages, a batch at a time.
+// pages reads and checks all stored pages, a batch at a time.
 func (v *verify) pages(ctx context.Context) error {
 	var batch []transfer.LoadBlock
 	var pages int64
@@ -283,18 +253,18 @@ func (v *verify) pages(ctx context.Context) error {
 	return flush()
 }
 
-// counting is the check, with progress.
+// counting is the check c, with its progress counted.
 func (v *verify) counting(c *PageCheck) func(int, int64, []byte) error {
 	return func(part int, first int64, pages []byte) error {
-		if v.Progress != nil {
-			v.Progress.Done.Add(int64(len(pages)))
-			v.Progress.Bytes.Add(int64(len(pages)))
+		if v.o.Progress != nil {
+			v.o.Progress.Done.Add(int64(len(pages)))
+			v.o.Progress.Bytes.Add(int64(len(pages)))
 		}
 		return c.Check(part, first, pages)
 	}
 }
 
-// note remembers a bad page.
+// note counts a bad page, and keeps the first MaxBadPages. It is called from several goroutines at a time.
 func (v *verify) note(b BadPage) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -312,7 +282,7 @@ func (v *verify) note(b BadPage) error {
 	return nil
 }
 
-// verdict is the error that says in one line what was found.
+// verdict is the error that describes in one line what was found; nil: nothing.
 func (v *verify) verdict() error {
 	r := v.result
 	switch {

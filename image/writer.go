@@ -1,25 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image writes images: everything but the pages, which the engine or their owner writes.
 package image
 
 import (
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Writer writes an image whose pages are in its file, or are being written there: headers, bitmaps, device state, the
-// magic that makes the file an image, and the seal. Its methods are called in the order Rest, Magic, Seal, by one goroutine,
-// when the pages' bitmaps are final. It syncs nothing.
+// Writer writes everything of an image but its pages: headers, bitmaps, device state, the magic that makes the file an image, and the
+// seal. The engine, or whoever has the pages, writes those into the same file. The methods are called by one goroutine, when the
+// bitmaps are final: Sealed, Unsealed, or Rest and then Magic. A Writer syncs nothing.
 type Writer struct {
 	To     io.WriterAt // new, or truncated to Layout.Offset: what is not written has to read as zero
 	Layout *mappedram.Layout
-	// Stored says which pages the image has, by block; not looked at for a block that is ignored. A nil bitmap of another
-	// block says that the image has none of its pages.
+	// Stored are the pages that the image has, by block. A block with a nil bitmap has none; those of ignored blocks are not looked at.
 	Stored      []mappedram.Bitmap
 	Sums        *transfer.Sums // of the stored pages; only Sealed needs them
 	Sections    []byte         // device state, as vmstate.DeviceSections gives it
@@ -86,10 +85,29 @@ func Seal(to io.WriterAt, end int64, m *seal.Metadata, stored []mappedram.Bitmap
 	return id, err
 }
 
-// Blocks describes blocks and what is stored of them for a seal.
+// Blocks describes blocks for a seal, with the pages stored of each.
 func Blocks(blocks []mappedram.Block, stored []mappedram.Bitmap) (all []seal.Block) {
 	for i, b := range blocks {
 		all = append(all, seal.Block{Name: b.Name, Length: b.Length, PageSize: b.PageSize, PagesStored: stored[i].Count()})
 	}
 	return all
+}
+
+// Version is Ramjet's version, which seals record. Commit is the commit of the source and CommitTime that commit's time (RFC 3339). The
+// build sets all three (-ldflags -X).
+var (
+	Version    = ""
+	Commit     = ""
+	CommitTime = ""
+)
+
+// VersionString is Version or, in a build without one, the module's version that the Go tool recorded.
+func VersionString() string {
+	if Version != "" {
+		return Version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "(devel)"
 }

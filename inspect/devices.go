@@ -4,6 +4,7 @@ package inspect
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"math/big"
 	"strconv"
@@ -12,6 +13,14 @@ import (
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/vmstate"
+)
+
+const (
+	// maxShownValue is how many bytes of a field are shown.
+	maxShownValue = 4096
+	// maxShownFields and maxShownText bound all fields, and the text of their values. 288 processors have 60,000 fields of 4 MiB.
+	maxShownFields = 80_000
+	maxShownText   = 6 << 20
 )
 
 // Device is one section of the device state.
@@ -35,28 +44,14 @@ type DeviceField struct {
 	Value string `json:"value"`
 }
 
+// deviceState takes the device state apart.
 func deviceState(img *image.File) ([]Device, error) {
-	if img.SectionsLength > image.MaxShownState || img.DescriptionLength > image.MaxShownDescription {
-		return nil, fmt.Errorf("%w: %d bytes of device state with a description of %d are more than are taken apart here",
-			mappedram.ErrUnsupported, img.SectionsLength, img.DescriptionLength)
+	sections, list, err := img.DeviceState()
+	if errors.Is(err, vmstate.ErrCorrupt) || errors.Is(err, vmstate.ErrTruncated) {
+		err = fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
 	}
-	sections, err := img.DeviceSections()
 	if err != nil {
 		return nil, err
-	}
-	text, err := img.Description()
-	if err != nil {
-		return nil, err
-	}
-	var d *vmstate.Description
-	if text != nil {
-		if d, err = vmstate.ParseDescription(text); err != nil {
-			return nil, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
-		}
-	}
-	list, err := vmstate.Sections(sections, d)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", mappedram.ErrDamaged, err)
 	}
 	devices, fields, length := make([]Device, len(list)), 0, 0
 	for i, s := range list {
@@ -68,9 +63,9 @@ func deviceState(img *image.File) ([]Device, error) {
 		for v := range s.State.Values() {
 			f := DeviceField{v.Path, v.Type, v.Size, fieldValue(v.Type, payload[v.Offset:v.Offset+v.Size], v.Count)}
 			fields++
-			if length += len(f.Path) + len(f.Value); fields > image.MaxShownFields || length > image.MaxShownText {
+			if length += len(f.Path) + len(f.Value); fields > maxShownFields || length > maxShownText {
 				return nil, fmt.Errorf("%w: its device state has more than %d fields, or than %d bytes of text to show them, which are more than are taken apart here",
-					mappedram.ErrUnsupported, image.MaxShownFields, image.MaxShownText)
+					mappedram.ErrUnsupported, maxShownFields, maxShownText)
 			}
 			devices[i].Fields = append(devices[i].Fields, f)
 		}
@@ -87,8 +82,8 @@ func fieldValue(typ string, b []byte, count int64) string {
 	if size == 0 || len(b)%size != 0 {
 		size, write = max(1, len(b)/int(max(1, count))), spaced
 	}
-	more := len(b) > image.MaxShownValue
-	b = b[:min(len(b), image.MaxShownValue)]
+	more := len(b) > maxShownValue
+	b = b[:min(len(b), maxShownValue)]
 	var values []string
 	for len(b) > 0 {
 		n := min(size, len(b))

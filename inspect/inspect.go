@@ -108,7 +108,7 @@ func (r *Result) inspect(img *image.File, o Options) error {
 		}
 		r.Map = m
 	}
-	if r.Complete && img.SectionsLength <= image.MaxShownState {
+	if r.Complete && img.SectionsLength <= image.MaxParsedState {
 		if sections, err := img.DeviceSections(); err == nil {
 			r.RunState, _ = vmstate.RunState(sections)
 			r.Asleep, _ = vmstate.WasSuspended(sections)

@@ -146,10 +146,10 @@ func TestFieldValue(t *testing.T) {
 			t.Errorf("%s %x: %q, want %q", c.typ, c.bytes, got, c.want)
 		}
 	}
-	if got := fieldValue("uint8", make([]byte, image.MaxShownValue+1), image.MaxShownValue+1); !strings.HasSuffix(got, "0x00, ...") {
+	if got := fieldValue("uint8", make([]byte, maxShownValue+1), maxShownValue+1); !strings.HasSuffix(got, "0x00, ...") {
 		t.Errorf("a long array ends %q", got[len(got)-20:])
 	}
-	if got := fieldValue("buffer", make([]byte, image.MaxShownValue+1), 0); !strings.HasSuffix(got, "00 00 ...") {
+	if got := fieldValue("buffer", make([]byte, maxShownValue+1), 0); !strings.HasSuffix(got, "00 00 ...") {
 		t.Errorf("a long buffer ends %q", got[len(got)-20:])
 	}
 }

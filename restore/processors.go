@@ -13,11 +13,11 @@ import (
 
 // processors counts the processors in the device state: each has a section of its own. 0: it cannot be told.
 func processors(img *image.File, sections []byte) (n int) {
-	if len(sections) > image.MaxShownState {
+	if len(sections) > image.MaxParsedState {
 		return 0
 	}
 	var d *vmstate.Description
-	if img.DescriptionLength <= image.MaxShownDescription {
+	if img.DescriptionLength <= image.MaxParsedDescription {
 		if text, err := img.Description(); err == nil && text != nil {
 			d, _ = vmstate.ParseDescription(text) // it only helps to tell where sections end
 		}

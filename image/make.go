@@ -5,7 +5,6 @@ package image
 import (
 	"context"
 	"os"
-	"path/filepath"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
@@ -74,16 +73,7 @@ func Make(ctx context.Context, o MakeOptions, c *Contents) (*Made, error) {
 	return made, nil
 }
 
-// scratchSums makes room for the sums of an image's pages in a file beside the image.
-func scratchSums(path string, l *mappedram.Layout) (*transfer.Sums, error) {
-	f, err := Scratch(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return transfer.NewSums(f, l.Blocks), nil
-}
-
-// copyPages writes the pages into the target.
+// copyPages copies the pages into the target.
 func (o *MakeOptions) copyPages(ctx context.Context, pages *transfer.Save, target *Target) error {
 	io, err := directio.Choose(o.Direct, target, os.O_WRONLY)
 	if err != nil {
