@@ -15,13 +15,10 @@ import (
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
 
-var update = flag.Bool("update", false, "write docs/conformance.md anew")
+var update = flag.Bool("update", false, "write docs/conformance.md and docs/conformance-table.md anew")
 
-// document is the table in docs.
-const document = "../../docs/conformance.md"
-
-// documented is the version of the QEMU whose answers the document has.
-var documented = version{10, 0}
+// docs is the directory of the documents.
+const docs = "../../docs/"
 
 // program is the ramjet under test.
 var program string
@@ -100,10 +97,16 @@ func TestConformance(t *testing.T) {
 		return
 	}
 	if v != documented {
-		t.Logf("the document is of QEMU %d.%d, this is %d.%d: it is not compared", documented[0], documented[1], v[0], v[1])
+		t.Logf("the documents are of QEMU %d.%d, this is %d.%d: they are not compared", documented[0], documented[1], v[0], v[1])
 		return
 	}
-	want := render(rows)
+	compareDocument(t, docs+tableFile, render(rows))
+	compareDocument(t, docs+"conformance.md", pageFor(rows))
+}
+
+// compareDocument fails if a document does not have the bytes wanted, after it has written them if the test was asked to.
+func compareDocument(t *testing.T, document string, want []byte) {
+	t.Helper()
 	if *update {
 		if err := os.WriteFile(document, want, 0o644); err != nil {
 			t.Fatal(err)
@@ -119,5 +122,12 @@ func TestConformance(t *testing.T) {
 			t.Errorf("%s:%d is not what was found: %s\n`go test ./test/conformance -update` writes it anew", document, i+1, line)
 			break
 		}
+	}
+}
+
+// TestTopics: the page for users names every row that has a difference.
+func TestTopics(t *testing.T) {
+	for _, fault := range topicFaults() {
+		t.Error(fault)
 	}
 }

@@ -70,36 +70,32 @@ func (r row) undeclared() (list []string) {
 
 const head = `<!-- Made by make conformance from test/conformance. Do not edit. -->
 
-# ramjet serve and QEMU
+# The table of conformance
 
-` + "`ramjet serve`" + ` speaks QEMU's monitor protocol. This table is what was found when the same commands, with the same
+This is the appendix of [conformance.md](conformance.md), which explains the differences. The same commands, with the same
 descriptors, were given to a stock QEMU 10.0, to ` + "`ramjet serve`" + ` with memory of its own, and to ` + "`ramjet serve --vm`" + ` in front of a
-QEMU, and their answers were compared: every word of every error, every state and event, what became of files, of guest
-memory and of the client's descriptors. Times, rates and counts of bytes on the wire are not compared, descriptors are by
+QEMU, and their answers were compared: every word of every error, every state and event, and the state of files, guest
+memory and the client's descriptors afterwards. Times, rates and counts of bytes on the wire are not compared; descriptors are numbered in
 the order in which they appear.
 
-Rows are named after what they are about, those of QEMU's own test suite after the test. "As QEMU" means that all answers
-were the same; every answer that was not is listed below the table with its reason.
+A row of QEMU's own test suite has the name of the test, any other row that of its subject. "As QEMU" means that all answers
+were the same; every other answer is listed below the table with its reason.
 
 `
 
-// render makes the document.
+// render makes the table.
 func render(rows []row) []byte {
 	var b, details bytes.Buffer
 	b.WriteString(head)
-	steps, same := 0, 0
 	var table bytes.Buffer
 	table.WriteString("| row | holds to | answers | serve | serve --vm |\n|---|---|---:|---|---|\n")
 	for n, r := range rows {
 		count, differ := r.count()
-		steps += count
 		cell := map[string]string{}
 		for _, kind := range others {
 			cell[kind] = "as QEMU"
 			if differ[kind] > 0 {
 				cell[kind] = fmt.Sprintf("[%d otherwise](#row-%d)", differ[kind], n+1)
-			} else {
-				same++
 			}
 		}
 		fmt.Fprintf(&table, "| %s | %s | %d | %s | %s |\n", escape(r.name), escape(r.source), count, cell[own], cell[front])
@@ -107,10 +103,11 @@ func render(rows []row) []byte {
 			r.detail(&details, n+1)
 		}
 	}
-	fmt.Fprintf(&b, "%d rows, %d answers each; %d of the %d comparisons of a row are without any difference.\n\n", len(rows), steps, same, 2*len(rows))
+	answers, same := totals(rows)
+	fmt.Fprintf(&b, "%d rows, %d answers each; %d of the %d comparisons of a row are without any difference.\n\n", len(rows), answers, same, 2*len(rows))
 	b.Write(table.Bytes())
 	b.WriteString(unreachable)
-	b.WriteString("\n## Deliberate differences\n")
+	b.WriteString("\n## Differences\n")
 	b.Write(details.Bytes())
 	return b.Bytes()
 }
