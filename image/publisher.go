@@ -15,9 +15,10 @@ import (
 	"github.com/ramjet-vm/ramjet/internal/attendant"
 )
 
-// A publisher is an attendant that gives a confined save's image its name, or takes the temporary name away. It is started before
-// the save gives up its rights, and which file, directory and names those are is fixed then: all that it can be told is
-// to do it. So a save that its guest has taken over can name, replace and remove no other file. It ends when its pipe is closed.
+// A publisher is an attendant that gives a confined save's image its name, or takes the temporary name away. It is
+// started before the save gives up its rights, and which file, directory and names those are is fixed then: all that it
+// can be told is to do it. So a save that its guest has taken over can name, replace and remove no other file. It ends
+// when its pipe is closed.
 type publisher struct {
 	*attendant.Process
 }

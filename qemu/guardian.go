@@ -14,14 +14,15 @@ import (
 	"github.com/ramjet-vm/ramjet/internal/attendant"
 )
 
-// A guardian is an attendant that lets the guest go on when the process that stopped it no longer can. It has a duplicate of the connection
-// to the monitor; QEMU serves one client per socket, so it has to be the same connection. When the pipe of orders closes without the order
-// to leave, the saver is dead: the guardian lets the guest go on, removes the saver's descriptor sets and removes the unfinished files. It
-// does the same when its orders have something to do for the VM and no heartbeat comes for GuardianPatience: the saver has been stopped
-// or frozen. In that case the guardian shuts the connection down afterwards.
+// A guardian is an attendant that lets the guest go on when the process that stopped it no longer can. It has a
+// duplicate of the connection to the monitor; QEMU serves one client per socket, so it has to be the same connection.
+// When the pipe of orders closes without the order to leave, the saver is dead: the guardian lets the guest go on,
+// removes the saver's descriptor sets and removes the unfinished files. It does the same when its orders have something
+// to do for the VM and no heartbeat comes for GuardianPatience: the saver has been stopped or frozen. In that case the
+// guardian shuts the connection down afterwards.
 //
-// Which files it may remove is fixed when it starts: descriptors of directories, and names in them. The guest may have taken over the
-// process that gives the orders, and that process has given up the right to remove files itself.
+// Which files it may remove is fixed when it starts: descriptors of directories, and names in them. The guest may have
+// taken over the process that gives the orders, and that process has given up the right to remove files itself.
 type guardian struct {
 	*attendant.Process
 }
@@ -34,8 +35,9 @@ const guardianName = "ramjet-guardian"
 // ErrNoGuardian means that somebody has killed the guardian, or that it is following its orders and takes no new ones.
 var ErrNoGuardian = errors.New("the guardian process is gone")
 
-// GuardianPatience is how long a guest stands still whose saver has been stopped. A saver that is only slow, because the machine is busy,
-// was never seen to miss 25 heartbeats in a row; and only those count that were missed while the guardian itself was running.
+// GuardianPatience is how long a guest stands still whose saver has been stopped. A saver that is only slow, because
+// the machine is busy, was never seen to miss 25 heartbeats in a row; and only those count that were missed while the
+// guardian itself was running.
 const GuardianPatience = 5 * time.Second
 
 // heartbeatInterval is the time between two heartbeats of a saver.
@@ -49,8 +51,8 @@ type guardianOrders struct {
 	Undo  []Command `json:"undo,omitempty"`  // what undoes the saver's settings in the VM
 }
 
-// startGuardian starts a guardian and returns when it is ready. It has no orders yet. unfinished are the files that it removes, if they
-// exist, when it follows its orders.
+// startGuardian starts a guardian and returns when it is ready. It has no orders yet. unfinished are the files that it
+// removes, if they exist, when it follows its orders.
 func (vm *VM) startGuardian(unfinished ...string) (g *guardian, err error) {
 	defer func() {
 		if err != nil {
@@ -89,7 +91,8 @@ func (g *guardian) acted() bool {
 	}
 }
 
-// acting reports, of a guardian that takes no more orders, whether it follows or has followed those that it had. If not it was killed.
+// acting reports, of a guardian that takes no more orders, whether it follows or has followed those that it had. If not
+// it was killed.
 func (g *guardian) acting() bool {
 	select {
 	case <-g.Ended():
@@ -107,8 +110,8 @@ func (g *guardian) order(o guardianOrders) error {
 	return nil
 }
 
-// dismiss ends the guardian and waits for its end. The error is ErrNoGuardian if it takes no more orders, because it was killed or is
-// following those that it had; then abandon is what is left to do.
+// dismiss ends the guardian and waits for its end. The error is ErrNoGuardian if it takes no more orders, because it
+// was killed or is following those that it had; then abandon is what is left to do.
 func (g *guardian) dismiss() error {
 	if err := g.Leave(); err != nil {
 		return fmt.Errorf("%w: %w", ErrNoGuardian, err)
@@ -116,8 +119,9 @@ func (g *guardian) dismiss() error {
 	return g.Err()
 }
 
-// abandon has the guardian follow its orders, as if this process had died, and waits a moment for that. The guardian goes on until it is
-// done, whatever becomes of this process. This process has to close its own connection to the monitor first: both would read from it.
+// abandon has the guardian follow its orders, as if this process had died, and waits a moment for that. The guardian
+// goes on until it is done, whatever becomes of this process. This process has to close its own connection to the
+// monitor first: both would read from it.
 func (g *guardian) abandon(wait time.Duration) {
 	g.Close()
 	select {
@@ -177,8 +181,8 @@ func guard(in *attendant.Orders) int {
 // errSilence means that the saver lives and sends no heartbeat.
 var errSilence = errors.New("no heartbeat")
 
-// awaitEnd takes orders until the saver is dead, or tells the guardian to leave (attendant.ErrLeave), or sends no heartbeat for too long
-// while there is something to be done for the VM (errSilence). It returns the last orders.
+// awaitEnd takes orders until the saver is dead, or tells the guardian to leave (attendant.ErrLeave), or sends no
+// heartbeat for too long while there is something to be done for the VM (errSilence). It returns the last orders.
 func awaitEnd(in *attendant.Orders) (o guardianOrders, end error) {
 	orders, ended := make(chan attendant.Order), make(chan error, 1)
 	go func() {

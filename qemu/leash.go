@@ -15,12 +15,12 @@ import (
 	"github.com/ramjet-vm/ramjet/internal/attendant"
 )
 
-// A leash is an attendant that ends a QEMU which was started and does not run its guest yet, should this process be killed: nobody would
-// let that guest run any more, or end it. prctl(PR_SET_PDEATHSIG) would do the same, but cannot be taken back from outside when the VM is
-// to outlive this process.
+// A leash is an attendant that ends a QEMU which was started and does not run its guest yet, should this process be
+// killed: nobody would let that guest run any more, or end it. prctl(PR_SET_PDEATHSIG) would do the same, but cannot be
+// taken back from outside when the VM is to outlive this process.
 //
-// The leash starts before QEMU does, so that QEMU is never without it. It ends QEMU by its process id or, before that is known, by a
-// command to its monitor.
+// The leash starts before QEMU does, so that QEMU is never without it. It ends QEMU by its process id or, before that
+// is known, by a command to its monitor.
 type leash struct {
 	*attendant.Process
 }
@@ -60,7 +60,8 @@ func (l leash) hold(pid int) { _ = l.Order(pid) }
 // release ends the leash, and leaves QEMU alone. It may be called more than once.
 func (l leash) release() { _ = l.Leave() }
 
-// heldProcess is a process and a descriptor of it (pidfd_open(2)): after the process's end the kernel may give its id to another one.
+// heldProcess is a process and a descriptor of it (pidfd_open(2)): after the process's end the kernel may give its id
+// to another one.
 type heldProcess struct{ pid, fd int }
 
 func holdProcess(pid int) heldProcess {
@@ -100,7 +101,8 @@ func holdLeash(in *attendant.Orders) int {
 	if len(held) > 0 {
 		return 0
 	}
-	// QEMU may not have been started, or may still be starting: it finds this command when it has started, and closes the connection at its end.
+	// QEMU may not have been started, or may still be starting: it finds this command when it has started, and closes
+	// the connection at its end.
 	m := os.NewFile(attendant.FirstFile, "monitor")
 	if _, err := m.WriteString("\xff{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n"); err == nil {
 		_ = m.SetReadDeadline(time.Now().Add(time.Minute))

@@ -14,16 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrFrozen is why a pause was ended by its guardian while we live.
+// ErrFrozen is the error of a pause that the guardian ended, because this process had been stopped for
+// GuardianPatience.
 var ErrFrozen = fmt.Errorf("ramjet was stopped for more than %v in the pause (SIGSTOP, a frozen cgroup?), so its guardian let the VM go on: nothing was saved", GuardianPatience)
 
-// Claim keeps a second ramjet from saving the same VM meanwhile, by whatever monitor of it: the first to be done would let the
-// guest go on under the other's hands. The lock is on a file of /proc that only those can open who may
-// read the VM's memory, and goes with this process. Unclaim gives it back.
+// Claim keeps a second ramjet from saving the same VM at the same time, by whatever monitor: the first to be done would
+// let the guest go on while the other still reads. The lock is on a file of /proc that only those can open who may read
+// the VM's memory. It ends with Unclaim, or with this process.
 func (p *Pause) Claim() error {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", p.vm.PID))
 	if err != nil {
-		return nil // what is needed of that file is asked for elsewhere, with a better sentence
+		return nil // whoever needs the file has a better error for that
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -45,8 +46,8 @@ func (p *Pause) Unclaim() {
 	p.lock = nil
 }
 
-// Guard has a guardian stand by from now on, which removes the unfinished files, too, should this process die. It is needed
-// before Hold.
+// Guard starts a guardian, which also removes the unfinished files should this process die. It has to be called before
+// Hold.
 func (p *Pause) Guard(files ...string) error {
 	g, err := p.vm.startGuardian(files...)
 	if err != nil {
@@ -55,26 +56,28 @@ func (p *Pause) Guard(files ...string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.guardian = g
-	return p.tell()
+	return p.instruct()
 }
 
-// Sets has the guardian take these descriptor sets away, too.
+// Sets tells the guardian which descriptor sets to remove.
 func (p *Pause) Sets(sets ...int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.orders.Sets = sets
-	return p.tell()
+	return p.instruct()
 }
 
-// Migrates has the guardian bring QEMU's migration to its end, too, and undo what was set for it; nothing without either.
+// Migrates tells the guardian that QEMU migrates: hurry brings that to its end, and undo undoes what was set for it.
+// Both are nil when the migration has ended.
 func (p *Pause) Migrates(hurry, undo []Command) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.orders.Hurry, p.orders.Undo = hurry, undo
-	return p.tell()
+	return p.instruct()
 }
 
-// lost says that we have no monitor any more. QEMU may well have one: its guardian's connection is another descriptor.
+// lost reports whether the connection to the monitor has ended. The guardian may still reach QEMU: it has another
+// descriptor.
 func (p *Pause) lost() bool {
 	select {
 	case <-p.vm.QMP.Done():
@@ -84,22 +87,22 @@ func (p *Pause) lost() bool {
 	}
 }
 
-// tell gives the guardian its orders as they are now. When the monitor is lost it keeps those that it has, since then only the
-// guardian can do what there is to be done. p.mu is held.
-func (p *Pause) tell() error {
+// instruct gives the guardian the orders for the present state. When the connection to the monitor has ended the
+// guardian keeps the orders that it has, since then only the guardian can follow them. p.mu is held.
+func (p *Pause) instruct() error {
 	if p.guardian == nil || p.lost() {
 		return nil
 	}
 	o := p.orders
 	o.Cont = p.state.owed() && !(p.state == Switching && p.disowned)
-	p.watchUs(o.Cont || len(o.Hurry) > 0)
+	p.heartbeat(o.Cont || len(o.Hurry) > 0)
 	return p.guardian.order(o)
 }
 
-// watchUs has the guardian hear a heartbeat from us, or not. It comes from a goroutine that needs p.mu for it, so it
-// shows that this process runs and that the pause can be ended. It does not show that the work gets ahead: a disk may be slow,
-// and MaxLength is for one that is too slow. p.mu is held.
-func (p *Pause) watchUs(on bool) {
+// heartbeat turns the heartbeats to the guardian on or off. A goroutine sends them that needs p.mu for each, so they
+// show that this process runs and that the pause can be ended. They do not show that the work makes progress: a disk
+// may be slow, and MaxLength is for one that is too slow. p.mu is held.
+func (p *Pause) heartbeat(on bool) {
 	switch {
 	case on && p.beats == nil:
 		p.beats = make(chan struct{})
@@ -112,7 +115,7 @@ func (p *Pause) watchUs(on bool) {
 	}
 }
 
-// beat tells the guardian until end that we are alive.
+// beat sends heartbeats until end is closed.
 func (p *Pause) beat(g *guardian, end chan struct{}) {
 	for tick := time.Tick(heartbeatInterval); ; {
 		select {
@@ -130,20 +133,27 @@ func (p *Pause) beat(g *guardian, end chan struct{}) {
 			continue
 		}
 		if !g.acting() {
-			return // it was killed: the next Hold will tell
+			return // the guardian was killed: the next Hold returns that error
 		}
 		p.mu.Lock()
 		p.state = Lost
 		p.spoil(ErrFrozen)
 		p.mu.Unlock()
-		// Two readers of one connection take each other's answers.
+		// The guardian reads from the same connection, and two readers would take each other's answers.
 		p.vm.QMP.Close()
 		return
 	}
 }
 
-// Close makes sure that the guest goes on, and lets the guardian go; or leaves the rest to it, if QEMU does not hear us: the
-// guardian waits longer than we can. The monitor is closed only in that case.
+// Forsake leaves the VM to the guardian, which waits longer for QEMU than this process can.
+func (p *Pause) Forsake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = Lost
+}
+
+// Close makes sure that the guest goes on, and ends the guardian. If QEMU does not answer it leaves the rest to the
+// guardian, which waits longer than this process can; only then the connection to the monitor is closed.
 func (p *Pause) Close() error {
 	var err error
 	wait := CleanupTimeout
@@ -155,7 +165,7 @@ func (p *Pause) Close() error {
 	p.unwatch()
 	p.Unclaim()
 	p.mu.Lock()
-	p.watchUs(false)
+	p.heartbeat(false)
 	g, rest := p.guardian, p.state.owed() || p.state == Lost || p.lost()
 	p.guardian = nil
 	p.mu.Unlock()
@@ -172,7 +182,7 @@ func (p *Pause) Close() error {
 	p.vm.Close()
 	g.abandon(wait)
 	if g.acted() {
-		// The end of the connection may have been seen before the guardian's.
+		// The guardian shuts the connection down before it ends, so that end may have been noticed before.
 		p.mu.Lock()
 		p.spoilt = ErrFrozen
 		p.mu.Unlock()
@@ -180,18 +190,18 @@ func (p *Pause) Close() error {
 	return err
 }
 
-// stops are the signals by which a terminal stops a process: Ctrl-Z, and reading and writing in the background. While the guest
-// stands still because of us they are ignored. They cannot be caught instead: what is written to the terminal from the
-// background would be tried again for ever then (tty_check_change).
-type stops struct {
+// stopSignalGuard ignores the signals by which a terminal stops a process while a guest is stopped because of us:
+// Ctrl-Z, and reading or writing in the background. They cannot be caught instead: the kernel would then repeat a write
+// from the background for ever (tty_check_change).
+type stopSignalGuard struct {
 	mu      sync.Mutex
 	pauses  int
-	ignored []os.Signal // by us
+	ignored []os.Signal
 }
 
-var stopSignals stops
+var stopSignals stopSignalGuard
 
-func (s *stops) ignore() {
+func (s *stopSignalGuard) ignore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pauses++; s.pauses > 1 {
@@ -205,7 +215,7 @@ func (s *stops) ignore() {
 	}
 }
 
-func (s *stops) restore() {
+func (s *stopSignalGuard) restore() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pauses--; s.pauses == 0 && len(s.ignored) > 0 {

@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// lastMonitor is the guardian's client of a monitor whose owner died at any point, even within a line, and did not read the last answers.
+// lastMonitor is the guardian's client of a monitor whose owner died at any point, even within a line, and did not read
+// the last answers.
 type lastMonitor struct {
 	f        *os.File
 	in       *bufio.Reader
@@ -21,8 +22,8 @@ type lastMonitor struct {
 	deadline time.Time // for everything
 }
 
-// rescueTimeout is how long the guardian keeps trying: a QEMU that hangs for minutes, because its disk does, is to find the command
-// cont when it wakes up.
+// rescueTimeout is how long the guardian keeps trying: a QEMU that hangs for minutes, because its disk does, is to find
+// the command cont when it wakes up.
 const rescueTimeout = 10 * time.Minute
 
 // convergeTimeout is how long a migration whose owner is dead may go on while the guest runs.
@@ -67,7 +68,8 @@ func (m *lastMonitor) insist(c Command) {
 	}
 }
 
-// endMigration waits for the end of the migration. One of a running and busy guest may never end by itself, so the guest is stopped then.
+// endMigration waits for the end of the migration. One of a running and busy guest may never end by itself, so the
+// guest is stopped then.
 func (m *lastMonitor) endMigration(running bool) {
 	stopAt := time.Now().Add(convergeTimeout)
 	for time.Now().Before(m.deadline) {
@@ -85,8 +87,8 @@ func (m *lastMonitor) endMigration(running bool) {
 // errGone means that QEMU has ended, or has not answered before the deadline.
 var errGone = errors.New("the monitor is gone")
 
-// execute sends a command and waits for the answer to it. The byte 0xFF before the command makes QEMU's parser drop a line that the dead
-// owner did not finish (json_message_process_token).
+// execute sends a command and waits for the answer to it. The byte 0xFF before the command makes QEMU's parser drop a
+// line that the dead owner did not finish (json_message_process_token).
 func (m *lastMonitor) execute(cmd string, args any) (json.RawMessage, error) {
 	m.id++
 	id := fmt.Sprintf("%s-%d", guardianName, m.id)
@@ -145,8 +147,9 @@ func (m *lastMonitor) answer(id string) (json.RawMessage, error) {
 	}
 }
 
-// message reads the next message. The first bytes read may be anywhere inside a message, so messages are put together from lines: the first
-// line begins with a brace, and so does the last of a message on many lines, whose others are indented (-qmp-pretty).
+// message reads the next message. The first bytes read may be anywhere inside a message, so messages are put together
+// from lines: the first line begins with a brace, and so does the last of a message on many lines, whose others are
+// indented (-qmp-pretty).
 func (m *lastMonitor) message() ([]byte, error) {
 	var all []byte
 	for {

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package attendant runs small processes that outlive the process which started them: if a save is killed, its guardian lets the guest
-// go on. An attendant is the program itself, executed once more under the attendant's name, so no second program has to be installed.
-// What an attendant does is a function of the room that needs one; what all have in common is here:
+// Package attendant runs small processes that outlive the process which started them: if a save is killed, its guardian
+// lets the guest go on. An attendant is the program itself, executed once more under the attendant's name, so no second
+// program has to be installed. What an attendant does is a function of the room that needs one; what all have in common
+// is here:
 //
 //	descriptor 0   orders, a JSON value a line; an empty line is a heartbeat. The end of the pipe without the order to leave means
 //	               that the process which started the attendant is dead
 //	descriptor 1   an empty line when the attendant is ready, then answers, a JSON value a line
 //	descriptor 3…  the files that the starter passed
 //
-// An attendant has a session of its own, so that Ctrl-C does not reach it, one processor, and no environment. main calls Main first.
+// An attendant has a session of its own, so that Ctrl-C does not reach it, one processor, and no environment. main
+// calls Main first.
 package attendant
 
 import (
@@ -37,8 +39,9 @@ type Kind struct {
 // registered has the names of the kinds that Main knows. Only Main writes to it, before anything else runs.
 var registered = map[string]bool{}
 
-// Main has to be called at the beginning of main, before the program looks at its arguments. In a process that is an attendant of one of
-// these kinds it does not return. In any other it makes Start of these kinds possible. It may be called several times, for other kinds.
+// Main has to be called at the beginning of main, before the program looks at its arguments. In a process that is an
+// attendant of one of these kinds it does not return. In any other it makes Start of these kinds possible. It may be
+// called several times, for other kinds.
 func Main(kinds ...Kind) {
 	for _, k := range kinds {
 		if os.Args[0] == k.Name {

@@ -55,7 +55,8 @@ func start(t *testing.T) (*Process, string) {
 	return p, f.Name()
 }
 
-// TestOrders: orders and heartbeats come through, numbers with all their digits, ready or not; the end is told apart from the order to leave.
+// TestOrders: orders and heartbeats come through, numbers with all their digits, ready or not; the end is told apart
+// from the order to leave.
 func TestOrders(t *testing.T) {
 	t.Parallel()
 	for _, ready := range []bool{true, false} {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Process is an attendant as the process that started it sees it. Answer is for one goroutine at a time; all other methods may be
-// called at any time.
+// Process is an attendant as the process that started it sees it. Answer is for one goroutine at a time; all other
+// methods may be called at any time.
 type Process struct {
 	cmd     *exec.Cmd
 	orders  *os.File
@@ -22,7 +22,8 @@ type Process struct {
 	ended   chan struct{} // closed when the process has
 }
 
-// Start starts an attendant with these arguments and files, and does not wait until it is ready. The files stay the caller's.
+// Start starts an attendant with these arguments and files, and does not wait until it is ready. The files stay the
+// caller's.
 func (k Kind) Start(args []string, files ...*os.File) (*Process, error) {
 	if !registered[k.Name] {
 		return nil, fmt.Errorf("this program has no %s: call save.RunAttendant or restore.RunAttendant first in its main (docs/library.md)", k.Name)
@@ -51,7 +52,8 @@ func (k Kind) Start(args []string, files ...*os.File) (*Process, error) {
 	return p, nil
 }
 
-// Ready waits until the attendant ignores signals and is about to read its orders. To be called once, before Answer, or not at all.
+// Ready waits until the attendant ignores signals and is about to read its orders. To be called once, before Answer, or
+// not at all.
 func (p *Process) Ready() error {
 	_, err := p.answers.Read(make([]byte, 1))
 	return err
@@ -69,8 +71,8 @@ func (p *Process) Order(v any) error {
 // Beat sends a heartbeat.
 func (p *Process) Beat() error { return p.write(nil) }
 
-// write fails if the attendant is gone or has closed its orders. It does not wait for one that does not read: that one has been stopped,
-// and finds in the pipe all that it needs when it goes on.
+// write fails if the attendant is gone or has closed its orders. It does not wait for one that does not read: that one
+// has been stopped, and finds in the pipe all that it needs when it goes on.
 func (p *Process) write(line []byte) error {
 	_ = p.orders.SetWriteDeadline(time.Now().Add(time.Second))
 	_, err := p.orders.Write(append(line, '\n'))
@@ -90,7 +92,8 @@ func (p *Process) Leave() error {
 	return err
 }
 
-// Close closes the pipes to the attendant, which means to it that this process is dead. After Leave, and after Close, it does nothing.
+// Close closes the pipes to the attendant, which means to it that this process is dead. After Leave, and after Close,
+// it does nothing.
 func (p *Process) Close() {
 	p.orders.Close()
 	p.answers.Close()
