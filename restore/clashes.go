@@ -12,17 +12,17 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// clashes finds what two clones would both want and only one can have, and with Overlay what even one would write to because no
-// overlay can come over it.
-func (c *clone) clashes() error {
-	if c.N == 1 && !c.Overlay {
+// findClashes refuses clones of which two would need the same thing, which only one can have; with Overlay also a clone that would write
+// to a disk that no overlay can come over.
+func findClashes(o CloneOptions) error {
+	if o.N == 1 && !o.Overlay {
 		return nil
 	}
-	a, err := c.wants(0)
+	a, err := needs(o, 0)
 	if err != nil {
 		return err
 	}
-	b, err := c.wants(1)
+	b, err := needs(o, 1)
 	if err != nil {
 		return err
 	}
@@ -32,21 +32,37 @@ func (c *clone) clashes() error {
 	}
 	for _, e := range b {
 		disk := e.Kind == cmdline.DiskKind || e.Kind == cmdline.RemoteDiskKind
-		if !first[e.What] || c.N == 1 && !disk {
+		if !first[e.What] || o.N == 1 && !disk {
 			continue
 		}
-		asking := strings.Join(cmdline.Args{e.Arg}.Words(), " ")
-		if c.Overlay && disk {
-			return fmt.Errorf("no overlay can come over %s: write {n} for a disk of each clone's own in %q%s", e.What, asking, c.setting(e))
+		option := strings.Join(cmdline.Args{e.Arg}.Words(), " ")
+		if o.Overlay && disk {
+			return fmt.Errorf("no overlay can come over %s: write {n} for a disk of each clone's own in %q%s", e.What, option, settingHint(o, e))
 		}
-		return fmt.Errorf("all clones would want %s: write {n} for each clone's number in %q%s%s", e.What, asking, c.setting(e), wayOut(e))
+		return fmt.Errorf("all clones would want %s: write {n} for each clone's number in %q%s%s", e.What, option, settingHint(o, e), alternative(e))
 	}
 	return nil
 }
 
-// setting says where {n} is written for an option of the recorded command line.
-func (c *clone) setting(e cmdline.Exclusive) string {
-	if c.Command != nil || e.Arg.Name == "" {
+// needs returns what clone i needs that no other process may have.
+func needs(o CloneOptions, i int) ([]cmdline.Exclusive, error) {
+	r, err := open(o.of(i))
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	args := r.launch.FinalArgs()
+	if o.Overlay {
+		if args, err = withOverlays(args, overlayPaths(args, o.Socket, i)); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(args.Exclusive(r.launch.Dir), qemu.OfDirectory), nil
+}
+
+// settingHint is how --set puts {n} into an option of the recorded command line; "" if there is no such way.
+func settingHint(o CloneOptions, e cmdline.Exclusive) string {
+	if o.Command != nil || e.Arg.Name == "" {
 		return ""
 	}
 	return fmt.Sprintf(", as in --set '%s'", numberedExample(e))
@@ -54,7 +70,7 @@ func (c *clone) setting(e cmdline.Exclusive) string {
 
 var portNumber = regexp.MustCompile(`^port (\d+)`)
 
-// numberedExample is a setting (qemu.Args.Set) that gives each clone its own.
+// numberedExample is a setting (cmdline.Args.Set) that gives each clone its own.
 func numberedExample(e cmdline.Exclusive) string {
 	value := e.Arg.Value
 	if m := portNumber.FindStringSubmatch(e.What); m != nil && strings.Contains(value, m[1]) {
@@ -69,25 +85,8 @@ func numberedExample(e cmdline.Exclusive) string {
 	return e.Arg.Name + "=VALUE"
 }
 
-// wants is what clone i has and no other process may have.
-func (c *clone) wants(i int) ([]cmdline.Exclusive, error) {
-	r, err := openRestore(c.options(i))
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	args := r.launch.FinalArgs()
-	if c.Overlay {
-		for _, d := range overlayable(args) {
-			if args, err = args.WithOverlay(d, c.overlay(i, d)); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return slices.DeleteFunc(args.Exclusive(r.launch.Dir), qemu.OfDirectory), nil
-}
-
-func wayOut(e cmdline.Exclusive) string {
+// alternative is what can be done instead of {n}; "" if there is nothing.
+func alternative(e cmdline.Exclusive) string {
 	switch {
 	case e.Kind == cmdline.DiskKind && !e.Disk.Fixed:
 		return ", or give them --overlay"

@@ -16,65 +16,117 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// filling checks an image and, with Eager, reads the blocks that are outside the state stream into the memory of a QEMU. It begins
-// before there is one: while QEMU starts, the image is checked and the channels' buffers are filled.
+// filling checks an image and, in eager mode, reads the blocks that are outside the state stream into the memory of a QEMU. It begins
+// before that QEMU is there: while QEMU starts, the image is checked and the channels' buffers are filled.
+//
+// One goroutine, which fill starts, does the work. Another calls the methods: waitForCheck and into, if QEMU starts, and end in any case.
 type filling struct {
-	restore *restore
-	ctx     context.Context // of all that is done for this restore: a filling that fails ends it
+	o       Options
+	image   *image.Image
+	ctx     context.Context // of the whole restore: a filling that fails ends it
 	cancel  context.CancelCauseFunc
-	memory  map[int]*awaited // by block of the image
-	there   chan struct{}    // closed when there is memory
-	checked chan struct{}    // closed when the check is over
-	done    chan struct{}    // closed when all is over
-	err     error            // valid when done
-	own     error            // err, if it came before ctx ended for another reason
+	memory  map[int]*awaited  // what is to be filled, by the block's index in the image
+	ready   chan struct{}     // closed when QEMU's memory can be written
+	checked chan struct{}     // closed when the check is over
+	done    chan struct{}     // closed when the goroutine ends
+	io      directio.Decision // how memory was read; valid when done
+	err     error             // valid when done
+	ownErr  error             // err, unless ctx had ended for another reason before; valid when done
 }
 
-// fill starts a filling with its check, if that is not nil.
-func (r *restore) fill(ctx context.Context, check func(context.Context) error) *filling {
-	f := &filling{restore: r, memory: map[int]*awaited{}, there: make(chan struct{}), checked: make(chan struct{}), done: make(chan struct{})}
+// fill starts a filling, with a check before it if that is not nil.
+func fill(ctx context.Context, o Options, img *image.Image, outside map[string]bool, check func(context.Context) error) *filling {
+	f := &filling{o: o, image: img, memory: map[int]*awaited{}, ready: make(chan struct{}), checked: make(chan struct{}), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(ctx)
-	for i, b := range r.image.Blocks {
-		if r.Mode == Eager && r.outside[b.Name] {
-			f.memory[i] = &awaited{size: b.Length, ctx: f.ctx, there: f.there}
+	for i, b := range img.Blocks {
+		if o.Mode == Eager && outside[b.Name] {
+			f.memory[i] = &awaited{size: b.Length, ctx: f.ctx, ready: f.ready}
 		}
 	}
 	go func() {
 		defer close(f.done)
 		if check != nil {
-			f.settle(check(f.ctx))
+			f.finish(check(f.ctx))
 		}
 		close(f.checked)
 		if f.err == nil && len(f.memory) > 0 {
-			f.settle(f.run())
+			f.finish(f.run())
 		}
 	}()
 	return f
 }
 
-// settle takes the result of a step. An error ends everything.
-func (f *filling) settle(err error) {
+// finish notes the result of a step. An error ends the restore.
+func (f *filling) finish(err error) {
 	if f.err = err; err == nil {
 		return
 	}
 	if f.ctx.Err() == nil {
-		f.own = err
+		f.ownErr = err
 	}
 	f.cancel(err)
 }
 
-// run reads the base, if there is one, and what the image has on top of it.
+// run reads the base, if there is one, and then what the image has on top of it.
 func (f *filling) run() error {
-	if f.restore.image.Base != nil {
-		if err := f.restore.fillFrom(f.ctx, f.restore.image.Base, f.memory); err != nil {
+	if f.image.Base != nil {
+		if err := f.readFrom(f.image.Base); err != nil {
 			return err
 		}
 	}
-	return f.restore.fillFrom(f.ctx, f.restore.image.File, f.memory)
+	return f.readFrom(f.image.File)
 }
 
-// Check returns when the image is checked, and why nothing is to be loaded from it if that is so.
-func (f *filling) Check() error {
+// readFrom reads what memory gets from one file: the image or its base.
+func (f *filling) readFrom(img *image.File) error {
+	check := &image.PageCheck{Image: img.Image, Bad: image.RefuseBad}
+	parts, err := f.parts(img, check)
+	if err != nil {
+		return err
+	}
+	l := &transfer.Load{Blocks: parts, Image: directio.Reopen{File: img.F}}
+	if img.Seal != nil {
+		l.Check = check.Check
+	}
+	io, err := directio.Choose(f.o.Direct, l.Image, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	l.Params = transfer.Params{Channels: f.o.Channels, Direct: io.Direct, Cached: io.Cached}
+	f.io = io
+	if err := l.Run(f.ctx); err != nil {
+		return fmt.Errorf("%s: %w", img.Path, err)
+	}
+	f.o.log("%s: %d MiB read, %s I/O (%s), %d MiB of it from the page cache, where they were", img.Path,
+		l.Progress.Bytes.Load()>>20, io, io.Why, l.Progress.Cached.Load()>>20)
+	return nil
+}
+
+// parts returns the pages that memory gets from one file, as the engine reads them.
+func (f *filling) parts(img *image.File, check *image.PageCheck) (parts []transfer.LoadBlock, err error) {
+	for i := range f.image.Blocks {
+		if f.memory[i] == nil {
+			continue
+		}
+		sources, err := f.image.Sources(i)
+		if err != nil {
+			return nil, err
+		}
+		for k, s := range sources {
+			if s.Image != img {
+				continue
+			}
+			part := s.Part(check)
+			part.Memory = f.memory[i]
+			part.Clear = k == 0 // what memory holds before the first source is cleared; the others come on top
+			parts = append(parts, part)
+		}
+	}
+	return parts, nil
+}
+
+// waitForCheck returns when the check is over. An error is why nothing is to be loaded.
+func (f *filling) waitForCheck() error {
 	<-f.checked
 	if f.ctx.Err() != nil {
 		return context.Cause(f.ctx)
@@ -91,7 +143,7 @@ func (f *filling) into(in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
 		}
 	}()
 	for _, q := range blocks {
-		a := f.memory[f.restore.image.Index(q.Name)]
+		a := f.memory[f.image.Index(q.Name)]
 		if a == nil {
 			continue
 		}
@@ -101,36 +153,36 @@ func (f *filling) into(in *qemu.Incoming, blocks []qemu.RAMBlock) (err error) {
 		opened = append(opened, a.Memory)
 	}
 	if len(opened) > 0 {
-		f.restore.Progress.SetPhase("loading memory")
+		f.o.Progress.SetPhase("loading memory")
 	}
-	close(f.there)
+	close(f.ready)
 	<-f.done
 	return f.err
 }
 
-// end ends a filling whose QEMU was started or, for err, was not, and returns what was wrong first. What is wrong with the image
-// goes before all else.
+// end ends the filling, and returns the restore's error: err is that of QEMU's start and load. What is wrong with the image
+// comes before that, whichever was found first.
 func (f *filling) end(err error) error {
 	<-f.checked
 	f.cancel(err)
 	<-f.done
-	if f.own != nil {
-		return f.own
+	if f.ownErr != nil {
+		return f.ownErr
 	}
 	return err
 }
 
-// awaited is the memory of a block that is not there yet: all but its size waits for it.
+// awaited is the memory of a block in a QEMU that may not be there yet. All methods but Size wait until it is ready.
 type awaited struct {
-	guestmem.Memory // valid when there
+	guestmem.Memory // valid when ready
 	size            int64
 	ctx             context.Context
-	there           <-chan struct{}
+	ready           <-chan struct{}
 }
 
 func (a *awaited) wait() error {
 	select {
-	case <-a.there:
+	case <-a.ready:
 		return nil
 	case <-a.ctx.Done():
 		return context.Cause(a.ctx)
@@ -158,50 +210,4 @@ func (a *awaited) Write(p []byte, off int64) error {
 		return err
 	}
 	return a.Memory.Write(p, off)
-}
-
-// fillFrom reads what comes from one of the image and its base.
-func (r *restore) fillFrom(ctx context.Context, img *image.File, memory map[int]*awaited) error {
-	l := &transfer.Load{Image: directio.Reopen{File: img.F}}
-	check := &image.PageCheck{Image: img.Image, Bad: image.RefuseBad}
-	if img.Seal != nil {
-		l.Check = check.Check
-	}
-	for i := range r.image.Blocks {
-		if memory[i] == nil {
-			continue
-		}
-		sources, err := r.image.Sources(i)
-		if err != nil {
-			return err
-		}
-		for k, s := range sources {
-			if s.Image == img {
-				part := s.Part(check)
-				part.Memory = memory[i]
-				part.Clear = k == 0 // the others come on top
-				l.Blocks = append(l.Blocks, part)
-			}
-		}
-	}
-	io, err := directio.Choose(r.Direct, l.Image, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	l.Params = transfer.Params{Channels: r.Channels, Direct: io.Direct, Cached: io.Cached}
-	if img == r.image.File || r.io.Why == "" {
-		r.io = io
-	}
-	if err := l.Run(ctx); err != nil {
-		return fmt.Errorf("%s: %w", img.Path, err)
-	}
-	r.log("%s: %d MiB read, %s I/O (%s), %d MiB of it from the page cache, where they were", img.Path,
-		l.Progress.Bytes.Load()>>20, io, io.Why, l.Progress.Cached.Load()>>20)
-	return nil
-}
-
-func (r *restore) log(format string, args ...any) {
-	if r.Log != nil {
-		r.Log(fmt.Sprintf(format, args...))
-	}
 }

@@ -63,7 +63,7 @@ func (r *restore) prefetch(ctx context.Context, pid int) (*prefetched, error) {
 		return nil, err
 	}
 	defer p.Close()
-	if err := p.Order(order); err != nil || r.Prefetch != PrefetchWait {
+	if err := p.Order(order); err != nil || r.o.Prefetch != PrefetchWait {
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, p.Close)()
@@ -196,18 +196,18 @@ func ended(pidfd int) bool {
 
 // prefetchBehind is what Restore does when the guest runs. A VM without it is a VM all the same.
 func (r *restore) prefetchBehind(ctx context.Context, v *VM) {
-	if r.Mode == Eager {
+	if r.o.Mode == Eager {
 		v.ResidentSeconds = v.RunningSeconds
 		return
 	}
-	if r.Prefetch == PrefetchOff || len(r.launch.Files) == 0 {
+	if r.o.Prefetch == PrefetchOff || len(r.launch.Files) == 0 {
 		return
 	}
 	done, err := r.prefetch(ctx, v.PID)
 	if err != nil {
-		r.log("no prefetch: %v", err)
+		r.o.log("no prefetch: %v", err)
 	}
 	if done != nil && !done.Partial {
-		v.ResidentSeconds = time.Since(r.Began).Seconds()
+		v.ResidentSeconds = time.Since(r.o.Began).Seconds()
 	}
 }

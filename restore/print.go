@@ -12,27 +12,27 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// PrintCommand is the command line that Restore would run, as words; descriptors that QEMU would inherit show as the
-// paths that they stand for.
+// PrintCommand returns the command line that Restore would run, as words. Descriptors that QEMU would inherit are shown as the paths of
+// their files.
 //
-// For a diff whose base is mapped it is a command that needs no Ramjet: QEMU maps the base and loads the diff by itself.
+// For a diff whose base is mapped the command needs no Ramjet: QEMU maps the base and loads the diff by itself.
 func PrintCommand(o Options) ([]string, error) {
-	r, err := openRestore(o)
+	r, err := open(o)
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
-	alone, err := r.diffIsStream(context.Background())
+	defer r.close()
+	diff, err := r.stateWriter().diffItself(context.Background())
 	if err != nil {
 		return nil, err
 	}
 	args := r.launch.FinalArgs()
-	if alone {
+	if diff != nil {
 		path, err := filepath.Abs(r.image.Path)
 		if err != nil {
 			return nil, err
 		}
-		args = r.launch.LoadingArgs(path, r.Paused)
+		args = r.launch.LoadingArgs(path, r.o.Paused)
 	}
 	words := append(slices.Clone(r.launch.Wrapper), r.launch.Executable)
 	words = append(words, args.Words()...)
@@ -48,8 +48,8 @@ func PrintCommand(o Options) ([]string, error) {
 	return words, nil
 }
 
-// PrintClones are the command lines that Clone would run, one for each clone, as PrintCommand has them. Nothing is made, so there can
-// be no overlays in them.
+// PrintClones returns the command lines that Clone would run, in the order of the clones, as PrintCommand does. It makes no overlays, and
+// so refuses Overlay.
 func PrintClones(o CloneOptions) ([][]string, error) {
 	if o.Overlay {
 		return nil, errors.New("the command lines with --overlay name overlays that are made when the clones start: leave it out to print them")
@@ -60,10 +60,9 @@ func PrintClones(o CloneOptions) ([][]string, error) {
 			return nil, err
 		}
 	}
-	c := &clone{CloneOptions: o}
 	var all [][]string
 	for i := range o.N {
-		words, err := PrintCommand(c.options(i))
+		words, err := PrintCommand(o.of(i))
 		if err != nil {
 			return nil, err
 		}

@@ -21,14 +21,13 @@ func TestInstantRestoreRepairsHoles(t *testing.T) {
 	testkit.Check(t, err)
 	defer image.Close()
 	said := ""
-	r := &restore{image: image, outside: map[string]bool{"ram": true}}
-	r.Log = func(s string) { said = s }
+	w := &stateWriter{Options{Log: func(s string) { said = s }}, image, map[string]bool{"ram": true}}
 	layout, err := mappedram.NewLayout(0, image.Config, image.Blocks)
 	testkit.Check(t, err)
 	f, err := os.Create(filepath.Join(t.TempDir(), "state"))
 	testkit.Check(t, err)
 	defer f.Close()
-	set, err := r.writeBlock(context.Background(), f, layout, 0)
+	set, err := w.writeBlock(context.Background(), f, layout, 0)
 	testkit.Check(t, err)
 	if set.Count() != 1 || !set.Get(want.Page) {
 		t.Errorf("the stream makes %d pages zero", set.Count())

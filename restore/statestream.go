@@ -15,135 +15,180 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// stateStream is a small mapped-ram stream made from an image, in memory: all the device state, and of the RAM
-// only what gets into the VM by no other way. The bitmaps of blocks that do are empty, and QEMU leaves
-// their memory as it finds it (read_ramblock_mapped_ram).
+// stateStream is a small mapped-ram stream made from an image, in memory: all the device state, and of the RAM only what gets into the
+// VM in no other way. Blocks that get there otherwise have empty bitmaps, and QEMU leaves their memory as it finds it
+// (read_ramblock_mapped_ram).
 //
-// Over a base that is mapped a diff itself is that stream, as it is.
+// A diff over a base that is mapped is such a stream itself, and QEMU loads the diff's file.
 type stateStream struct {
 	file       *os.File // open for reading only, as QEMU asks of a descriptor set
-	wasRunning bool
-	asleep     bool // the guest sleeps (S3)
-	processors int  // of the saved VM; 0: not known
+	wasRunning bool     // the saved VM ran, or its guest slept: it goes on after the load
+	asleep     bool     // the guest sleeps (S3), and sleeps on after the load
+	processors int      // of the saved VM; 0: not known
 }
 
-// openState makes the state stream.
-func (r *restore) openState(ctx context.Context) (*stateStream, error) {
-	sections, err := r.image.DeviceSections()
+// stateWriter makes a state stream from an image.
+type stateWriter struct {
+	o       Options
+	image   *image.Image
+	outside map[string]bool // names of the blocks that get into the VM otherwise
+}
+
+// open returns the state stream.
+func (w *stateWriter) open(ctx context.Context) (*stateStream, error) {
+	sections, err := w.image.DeviceSections()
 	if err != nil {
 		return nil, err
 	}
 	if err := vmstate.CheckRunState(sections); err != nil {
-		return nil, fmt.Errorf("%s: %w: save its VM again, with ramjet", r.Image, err)
+		return nil, fmt.Errorf("%s: %w: save its VM again, with ramjet", w.image.Path, err)
 	}
-	s := &stateStream{wasRunning: wasRunning(sections), processors: processors(r.image.File, sections)}
+	s := &stateStream{wasRunning: wasRunning(sections), processors: countProcessors(w.image.File, sections)}
 	s.asleep, _ = vmstate.WasSuspended(sections)
-	if whole, err := r.diffIsStream(ctx); err != nil {
-		return nil, err
-	} else if whole {
-		s.file, err = directio.Reopen{File: r.image.F}.Open(os.O_RDONLY)
-		return s, err
+	stream, err := w.diffItself(ctx)
+	if err == nil && stream == nil {
+		if stream, err = w.write(ctx, sections); err == nil {
+			defer stream.Close()
+		}
 	}
+	if err != nil {
+		return nil, err
+	}
+	s.file, err = directio.Reopen{File: stream}.Open(os.O_RDONLY)
+	return s, err
+}
+
+// wasRunning reports whether the VM is to go on after the load. One whose run state is not known is.
+func wasRunning(sections []byte) bool {
+	s, err := vmstate.RunState(sections)
+	return err != nil || s == "running" || s == "suspended"
+}
+
+// countProcessors counts the processors in the device state, where each has a section of its own; 0 if they cannot be counted.
+func countProcessors(img *image.File, sections []byte) (n int) {
+	if len(sections) > image.MaxParsedState {
+		return 0
+	}
+	var d *vmstate.Description // helps to find where sections end, and may be missing
+	if img.DescriptionLength <= image.MaxParsedDescription {
+		if text, err := img.Description(); err == nil && text != nil {
+			d, _ = vmstate.ParseDescription(text)
+		}
+	}
+	list, err := vmstate.Sections(sections, d)
+	if err != nil {
+		return 0
+	}
+	for _, s := range list {
+		if s.Name == vmstate.CPUSection {
+			n++
+		}
+	}
+	return n
+}
+
+// diffItself returns the image's file if the image is a diff that QEMU can load as it is, else nil: all blocks that need the base
+// are mapped, and all others are not.
+func (w *stateWriter) diffItself(ctx context.Context) (*os.File, error) {
+	if w.image.Base == nil || w.o.Mode == Eager || w.image.Offset != 0 {
+		return nil, nil
+	}
+	for i, b := range w.image.Blocks {
+		if w.outside[b.Name] != w.image.FromBase(i) {
+			return nil, nil
+		}
+		if !w.outside[b.Name] {
+			continue
+		}
+		stale, err := w.stale(ctx, w.image.Base, w.image.Base.Index(b.Name))
+		if err != nil || stale.Count() > 0 {
+			return nil, err
+		}
+	}
+	return w.image.F, nil
+}
+
+// write writes the stream to a file in memory.
+func (w *stateWriter) write(ctx context.Context, sections []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate("ramjet-state", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make memory for the state stream: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "state stream")
-	defer f.Close()
-	if err := r.writeState(ctx, f, sections); err != nil {
+	if err := w.writeTo(ctx, f, sections); err != nil {
+		f.Close()
 		return nil, fmt.Errorf("cannot make the state stream: %w", err)
 	}
-	s.file, err = directio.Reopen{File: f}.Open(os.O_RDONLY)
-	return s, err
+	return f, nil
 }
 
-// diffIsStream tells whether the image is a diff that QEMU can load as it is: all that it needs of the base is mapped, and
-// nothing that it has itself is.
-func (r *restore) diffIsStream(ctx context.Context) (bool, error) {
-	if r.image.Base == nil || r.Mode == Eager || r.image.Offset != 0 {
-		return false, nil
-	}
-	for i, b := range r.image.Blocks {
-		if r.outside[b.Name] != r.image.FromBase(i) {
-			return false, nil
-		}
-		if !r.outside[b.Name] {
-			continue
-		}
-		stale, err := r.staleOf(ctx, r.image.Base, r.image.Base.Index(b.Name))
-		if err != nil || stale.Count() > 0 {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-func (r *restore) writeState(ctx context.Context, f *os.File, sections []byte) error {
-	blocks := make([]mappedram.Block, len(r.image.Blocks))
-	for i, b := range r.image.Blocks {
+func (w *stateWriter) writeTo(ctx context.Context, f *os.File, sections []byte) error {
+	blocks := make([]mappedram.Block, len(w.image.Blocks))
+	for i, b := range w.image.Blocks {
 		blocks[i] = mappedram.Block{Name: b.Name, Length: b.Length}
 	}
-	layout, err := mappedram.Like(r.image.Layout, blocks)
+	layout, err := mappedram.Like(w.image.Layout, blocks)
 	if err != nil {
 		return err
 	}
 	// A QEMU that finds no description of the devices complains on its standard error, and goes on (qemu_loadvm_state).
-	w := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: []byte("{}")}
+	out := image.Writer{To: f, Layout: layout, Stored: make([]mappedram.Bitmap, len(blocks)), Sections: sections, Description: []byte("{}")}
 	for i := range blocks {
-		if w.Stored[i], err = r.writeBlock(ctx, f, layout, i); err != nil {
+		if out.Stored[i], err = w.writeBlock(ctx, f, layout, i); err != nil {
 			return err
 		}
 	}
-	return w.Unsealed()
+	return out.Unsealed()
 }
 
-// settledSize bounds the blocks, in bytes, of which the stream sets every bit: flash, above all, which QEMU fills from a file when
-// it starts (pflash_cfi01_realize), and that may not be what it was. Zero pages are holes in
-// the stream. Larger blocks, video memory say, begin as zeros.
-const settledSize = 8 << 20
+// maxAllStored bounds the blocks, in bytes, of which the stream sets every bit: flash, above all, which QEMU fills from a file when it
+// starts (pflash_cfi01_realize), and that file may have changed. Zero pages are holes in the stream. Larger blocks, video memory for
+// example, are zero in a QEMU that starts.
+const maxAllStored = 8 << 20
 
-// staleOf returns the stale pages of a block that is mapped. In an image of Ramjet's they are damage that a restore repairs.
-func (r *restore) staleOf(ctx context.Context, image *image.File, block int) (mappedram.Bitmap, error) {
-	stale, err := image.Stale(ctx, block)
-	if n := stale.Count(); err == nil && n > 0 && image.Format == "ramjet" {
-		r.log("%s: %d pages of block %s are zero and something else is in their places, which the VM does not get to see (ramjet verify names them)",
-			image.Path, n, image.Blocks[block].Name)
+// stale returns the stale pages of a block that is mapped. In an image of Ramjet's they are damage, which the restore repairs.
+func (w *stateWriter) stale(ctx context.Context, f *image.File, block int) (mappedram.Bitmap, error) {
+	stale, err := f.Stale(ctx, block)
+	if n := stale.Count(); err == nil && n > 0 && f.Format == "ramjet" {
+		w.o.log("%s: %d pages of block %s are zero and something else is in their places, which the VM does not get to see (ramjet verify names them)",
+			f.Path, n, f.Blocks[block].Name)
 	}
 	return stale, err
 }
 
-// writeBlock copies what of a block has to be in the stream, and says which pages the stream has.
-func (r *restore) writeBlock(ctx context.Context, f *os.File, layout *mappedram.Layout, i int) (mappedram.Bitmap, error) {
-	outside := r.outside[r.image.Blocks[i].Name]
-	if outside && r.Mode == Eager {
+// writeBlock copies to the stream what it has to have of block i, and returns which pages it has.
+func (w *stateWriter) writeBlock(ctx context.Context, f *os.File, layout *mappedram.Layout, i int) (stored mappedram.Bitmap, err error) {
+	b := w.image.Blocks[i]
+	if w.outside[b.Name] && w.o.Mode == Eager {
 		return nil, nil
 	}
-	sources, err := r.image.Sources(i)
+	sources, err := w.image.Sources(i)
 	if err != nil {
 		return nil, err
 	}
-	all := mappedram.NewBitmap(r.image.Blocks[i].Pages())
-	if outside {
-		// The lowest is mapped. Of that only pages are wanted whose place in the file holds something and should not.
-		if all, err = r.staleOf(ctx, sources[0].Image, sources[0].Block); err != nil {
+	stored = mappedram.NewBitmap(b.Pages())
+	if w.outside[b.Name] {
+		// The first source is mapped. The stream makes only its stale pages zero.
+		if stored, err = w.stale(ctx, sources[0].Image, sources[0].Block); err != nil {
 			return nil, err
 		}
 		sources = sources[1:]
-	} else if b := r.image.Blocks[i]; b.Length <= settledSize {
-		all.SetRange(0, b.Pages())
+	} else if b.Length <= maxAllStored {
+		stored.SetRange(0, b.Pages())
 	}
 	for _, s := range sources {
 		if err := copyPages(s, f, layout.Blocks[i].PagesOffset); err != nil {
 			return nil, err
 		}
-		for k, w := range s.Pages {
-			all[k] |= w
+		for k, bits := range s.Pages {
+			stored[k] |= bits
 		}
 	}
-	return all, nil
+	return stored, nil
 }
 
-// copyPages copies the pages of a source to a file in which the block's begin at offset at, and checks them if the image is sealed.
+// copyPages copies the pages of a source to a file in which the block's pages begin at offset at, and checks them if the source is
+// sealed.
 func copyPages(s image.Source, to *os.File, at int64) error {
 	b := s.Image.Blocks[s.Block]
 	check := &image.PageCheck{Image: s.Image.Image, Bad: image.RefuseBad}
