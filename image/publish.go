@@ -27,7 +27,7 @@ import (
 // magic, are not written yet, and without them nothing takes the file for an image.
 //
 //	1 sync the file          a crash before 2 leaves a file without a magic
-//	2 write the magic        eight bytes in one sector: they reach the disk as a whole or not
+//	2 write the magic        until all of its bytes are on the disk, nothing takes the file for an image
 //	3 sync the file          a crash before 3 has ended leaves a file without a magic, or the whole image
 //
 // Success is reported after 3 only.

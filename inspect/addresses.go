@@ -9,7 +9,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// atAddresses says of ranges where the guest sees them, if one of the images tells, and divides those that lie on both sides of a gap.
+// atAddresses fills in the guest-physical addresses of ranges, if one of the images has them, and divides ranges that lie on both sides
+// of a gap.
 func (d *diff) atAddresses(ranges []DiffRange) []DiffRange {
 	layout, err := cmdline.GuestMemory(d.a.Image.Image, nil)
 	if err != nil {

@@ -28,12 +28,12 @@ type Device struct {
 	Name     string `json:"name"`
 	Instance uint32 `json:"instance"`
 	Version  uint32 `json:"version"`
-	Bytes    int    `json:"bytes"` // of its own, without what surrounds it
-	// Fields are known from the description that QEMU put into the image; nil where there is none.
+	Bytes    int    `json:"bytes"` // the device's own, without the section's header and footer
+	// Fields are those that the description names which QEMU put into the image; nil where there is no description.
 	Fields []DeviceField `json:"fields,omitempty"`
 }
 
-// DeviceField is a field at the bottom of a device's state, or an array of equal ones.
+// DeviceField is a field of a device's state that is no structure, or an array of such fields.
 type DeviceField struct {
 	Path string `json:"path"` // "parent_obj.irr[3]"; a subsection's name in parentheses
 	Type string `json:"type"`
@@ -98,7 +98,7 @@ func fieldValue(typ string, b []byte, count int64) string {
 	return strings.Join(values, ", ")
 }
 
-// element says how many bytes a value of a type has, and how to write it; 0 for a type of any size.
+// element is the size of a value of a type, in bytes, and how to write it; 0 for a type of any size.
 func element(typ string) (size int, write func([]byte) string) {
 	size, signed, ok := integer(typ)
 	switch {
@@ -112,8 +112,8 @@ func element(typ string) (size int, write func([]byte) string) {
 	return 0, nil
 }
 
-// integer reads the name of an integer's type: "uint16", and with what QEMU checks when it loads it, "int32 equal", "int32 le"
-// (less or equal). All are big-endian in the stream.
+// integer parses the name of an integer's type: "uint16", or, with a check that QEMU makes when it loads the field, "int32 equal" or
+// "int32 le" (less or equal). All integers are big-endian in the stream.
 func integer(typ string) (size int, signed, ok bool) {
 	name, _, _ := strings.Cut(typ, " ")
 	bits, isUnsigned := strings.CutPrefix(name, "uint")
@@ -130,6 +130,7 @@ func integer(typ string) (size int, signed, ok bool) {
 	return 0, false, false
 }
 
+// number writes an integer in hexadecimal, with the decimal in parentheses if it is negative.
 func number(b []byte, signed bool) string {
 	s := "0x" + hex.EncodeToString(b)
 	if signed && b[0]&0x80 != 0 {

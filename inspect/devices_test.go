@@ -3,7 +3,6 @@
 package inspect
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/export"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/vmstate"
@@ -24,11 +22,17 @@ var update = flag.Bool("update", false, "write what Inspect says of testdata/dev
 // QEMU 10.0.2, with arrays, structures in structures, subsections and null pointers. That fields.txt says the same as QEMU's
 // analyze-migration.py, all 935 values in their order, was found when it was written; TestDeviceState in test/e2e compares whole machines.
 func TestDevices(t *testing.T) {
-	image := filepath.Join(t.TempDir(), "image")
+	t.Parallel()
 	dir := filepath.Join("testdata", "devices")
-	_, err := export.Import(context.Background(), export.ImportOptions{Dir: dir, Image: image})
+	state, err := os.ReadFile(filepath.Join(dir, "device-state"))
 	testkit.Check(t, err)
-	r, err := Inspect(Options{Image: image, DeviceState: true})
+	description, err := os.ReadFile(filepath.Join(dir, "description.json"))
+	testkit.Check(t, err)
+	i := testkit.SmallImage()
+	i.Description = string(description)
+	i.Sections, err = vmstate.DeviceSections(state)
+	testkit.Check(t, err)
+	r, err := Inspect(Options{Image: i.Write(t), DeviceState: true})
 	testkit.Check(t, err)
 	var s strings.Builder
 	for _, d := range r.Devices {
@@ -65,22 +69,13 @@ func TestTooManyFields(t *testing.T) {
 		"path":     {1, 1000, `{"name": "` + strings.Repeat("a", 10_000) + `", "array_len": 1000, "type": "struct", "size": 1, "struct": {"fields": [{"name": "b", "type": "uint8", "size": 1}]}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			magic := vmstate.Magic()
-			state := vmstate.AppendSectionStart(magic[:], vmstate.TypeFull, 1, "dev", 0, 1)
-			state = append(vmstate.AppendFooter(append(state, make([]byte, c.fields*c.length)...), 1), vmstate.TypeEOF)
-			fields := strings.Repeat(c.field+",", c.fields-1) + c.field
-			for file, content := range map[string]string{
-				"image.json": `{"format_version": 1, "machine": "pc", "blocks": [{"name": "ram", "length": 4096, "file": "ram"}],
-					"device_state": "state", "description": "description"}`,
-				"ram": string(make([]byte, 4096)), "state": string(state),
-				"description": `{"page_size": 4096, "devices": [{"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": [` + fields + `]}]}`,
-			} {
-				testkit.Check(t, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600))
-			}
-			image := filepath.Join(dir, "image")
-			_, err := export.Import(context.Background(), export.ImportOptions{Dir: dir, Image: image})
-			testkit.Check(t, err)
+			t.Parallel()
+			i := testkit.SmallImage()
+			i.Sections = append(vmstate.AppendSectionStart(nil, vmstate.TypeFull, 1, "dev", 0, 1), make([]byte, c.fields*c.length)...)
+			i.Sections = vmstate.AppendFooter(i.Sections, 1)
+			i.Description = `{"page_size": 4096, "devices": [{"name": "dev", "instance_id": 0, "vmsd_name": "dev", "version": 1, "fields": [` +
+				strings.Repeat(c.field+",", c.fields-1) + c.field + `]}]}`
+			image := i.Write(t)
 			if _, err := Inspect(Options{Image: image, DeviceState: true}); !errors.Is(err, mappedram.ErrUnsupported) {
 				t.Errorf("%v", err)
 			}

@@ -17,7 +17,7 @@ import (
 type DiffOptions struct {
 	A, B string // images
 	Base string // where the base of those that are diffs is, if not where it was
-	Map  int    // draw the memory in at most so many cells; 0: not
+	Map  int    // how many cells the memory is drawn in at most; 0: no map
 
 	Progress *image.Progress
 }
@@ -47,7 +47,7 @@ type DiffImage struct {
 	Image   string `json:"image"`
 	ID      string `json:"id"` // "" if it is not sealed
 	Machine string `json:"machine"`
-	// Sums: its pages are known by the sums in its seal; else they were read.
+	// Sums: the sums in the image's seal were compared; else its pages were read.
 	Sums bool `json:"sums"`
 }
 
@@ -56,7 +56,7 @@ type DiffBlock struct {
 	Name        string `json:"name"`
 	PagesTotal  int64  `json:"pages_total"`
 	PagesDiffer int64  `json:"pages_differ"`
-	// OnlyIn is "a" or "b" for a block that the other image has not, or does not store (x-ignore-shared): all of it differs.
+	// OnlyIn is "a" or "b" for a block that the other image lacks or does not store (x-ignore-shared): all of it differs.
 	OnlyIn string `json:"only_in,omitempty"`
 }
 
@@ -65,29 +65,28 @@ type DiffRange struct {
 	Block string `json:"block"`
 	First int64  `json:"first"` // page
 	Pages int64  `json:"pages"`
-	// Address is the guest-physical address of the first page; the pages of a range follow each other there. -1: not known, or no memory
-	// of the machine's (firmware, a video card's).
+	// Address is the guest-physical address of the first page; the range is contiguous there too. -1: not known, or not the machine's
+	// main memory (firmware, a video card's).
 	Address int64 `json:"address"`
 }
 
 // diff is one Diff under way.
 type diff struct {
-	DiffOptions
+	o      DiffOptions
 	a, b   *image.PageSums
 	result *DiffResult
-	place  map[string]int    // of a block in the result
-	laid   []mappedram.Block // as in the result
-	from   [][2]int          // of each of them its index in a and in b, or -1
+	blocks []mappedram.Block // those of both images, in the order of result.Blocks
+	from   [][2]int          // of each of blocks, its index in a and in b; -1: that image does not store it
 }
 
-// Diff compares the memory and the device state of two images. Where an image is sealed its pages are not read: their
-// sums tell. Sums of 64 bits find differences of any kind except ones that somebody constructed.
+// Diff compares the memory and the device state of two images. The pages of a sealed image are not read: their sums are compared. Sums of
+// 64 bits find differences of any kind except ones that somebody constructed.
 func Diff(ctx context.Context, o DiffOptions) (*DiffResult, error) {
 	began := time.Now()
-	d := &diff{DiffOptions: o, place: map[string]int{}, result: &DiffResult{
+	d := &diff{o: o, result: &DiffResult{
 		Blocks: []DiffBlock{}, Ranges: []DiffRange{}, RangesComplete: true,
 	}}
-	defer d.Close()
+	defer d.close()
 	var err error
 	if d.a, err = d.open(o.A, &d.result.A); err != nil {
 		return nil, err
@@ -106,7 +105,7 @@ func Diff(ctx context.Context, o DiffOptions) (*DiffResult, error) {
 	return r, nil
 }
 
-// open opens an image, and its base if it is a diff, and makes sure that their seals can be believed.
+// open opens an image, and its base if it is a diff, and checks that the seal's sums go with the image.
 func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
 	img, err := image.OpenFile(path)
 	if err != nil {
@@ -128,7 +127,7 @@ func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
 		}
 	}
 	if img.BaseID() != nil {
-		if base, err = image.OpenBaseOf(img, d.Base); err != nil {
+		if base, err = image.OpenBaseOf(img, d.o.Base); err != nil {
 			return fail(err)
 		}
 	}
@@ -139,7 +138,7 @@ func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
 	return s, nil
 }
 
-func (d *diff) Close() {
+func (d *diff) close() {
 	for _, s := range []*image.PageSums{d.a, d.b} {
 		if s != nil {
 			s.Image.F.Close()
@@ -150,60 +149,66 @@ func (d *diff) Close() {
 	}
 }
 
+// run compares all blocks, and then the device state.
 func (d *diff) run(ctx context.Context) error {
 	d.pair()
-	if d.Map > 0 {
-		d.result.Map = newMap(d.laid, d.Map)
+	if d.o.Map > 0 {
+		d.result.Map = newMap(d.blocks, d.o.Map)
 	}
-	d.Progress.SetPhase("comparing")
-	for i := range d.laid {
+	d.o.Progress.SetPhase("comparing")
+	for i := range d.blocks {
 		if err := d.block(ctx, i); err != nil {
 			return err
 		}
 	}
-	var sum [2][sha256.Size]byte
-	for i, s := range []*image.PageSums{d.a, d.b} {
-		h := sha256.New()
-		m := s.Image
-		if _, err := io.Copy(h, io.NewSectionReader(m.F, m.SectionsOffset, m.SectionsLength)); err != nil {
-			return err
-		}
-		h.Sum(sum[i][:0])
+	a, err := deviceStateSum(d.a.Image)
+	if err != nil {
+		return err
 	}
-	d.result.DevicesDiffer = sum[0] != sum[1]
-	return nil
+	b, err := deviceStateSum(d.b.Image)
+	d.result.DevicesDiffer = a != b
+	return err
+}
+
+// deviceStateSum is a hash of an image's device state.
+func deviceStateSum(m *image.File) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	_, err = io.Copy(h, io.NewSectionReader(m.F, m.SectionsOffset, m.SectionsLength))
+	h.Sum(sum[:0])
+	return sum, err
 }
 
 // pair lists the blocks of both images, those of the first one first.
 func (d *diff) pair() {
+	place := map[string]int{} // of each block in d.blocks
 	for side, s := range []*image.PageSums{d.a, d.b} {
 		for i, b := range s.Image.Blocks {
-			k, ok := d.place[b.Name]
+			k, ok := place[b.Name]
 			if !ok {
-				k = len(d.laid)
-				d.place[b.Name] = k
-				d.laid = append(d.laid, b)
+				k = len(d.blocks)
+				place[b.Name] = k
+				d.blocks = append(d.blocks, b)
 				d.from = append(d.from, [2]int{-1, -1})
 				d.result.Blocks = append(d.result.Blocks, DiffBlock{Name: b.Name})
 			}
-			d.laid[k].Length = max(d.laid[k].Length, b.Length)
+			d.blocks[k].Length = max(d.blocks[k].Length, b.Length)
 			if !b.Ignored {
 				d.from[k][side] = i
 			}
 		}
 	}
-	for k, b := range d.laid {
+	for k, b := range d.blocks {
 		d.result.Blocks[k].PagesTotal = b.Pages()
 		d.result.PagesTotal += b.Pages()
 	}
-	if d.Progress != nil {
-		d.Progress.Total.Store(d.result.PagesTotal * mappedram.PageSize)
+	if d.o.Progress != nil {
+		d.o.Progress.Total.Store(d.result.PagesTotal * mappedram.PageSize)
 	}
 }
 
-// block compares one block. Where one image has it and the other has not, or it is longer, all of that differs.
+// block compares one block. What only one of the images has of it differs.
 func (d *diff) block(ctx context.Context, k int) error {
-	pages := d.laid[k].Pages()
+	pages := d.blocks[k].Pages()
 	at := d.from[k]
 	switch {
 	case at[0] < 0 && at[1] < 0:
@@ -233,7 +238,7 @@ func (d *diff) block(ctx context.Context, k int) error {
 	return nil
 }
 
-// compare notes runs of pages of a kind.
+// compare notes the pages from first on, whose sums are a and b, in runs of the same kind.
 func (d *diff) compare(k int, first int64, a, b []uint64) {
 	kind := func(i int) pageKind {
 		switch {
@@ -254,11 +259,11 @@ func (d *diff) compare(k int, first int64, a, b []uint64) {
 	}
 }
 
-// note takes down what the pages first to end-1 of a block are.
+// note records the kind of the pages first to end-1 of a block.
 func (d *diff) note(k int, first, end int64, kind pageKind) {
 	r, n := d.result, end-first
-	if d.Progress != nil {
-		d.Progress.Done.Add(n * mappedram.PageSize)
+	if d.o.Progress != nil {
+		d.o.Progress.Done.Add(n * mappedram.PageSize)
 	}
 	if r.Map != nil {
 		r.Map.add(k, first, end, kind)
@@ -268,7 +273,7 @@ func (d *diff) note(k int, first, end int64, kind pageKind) {
 	}
 	r.PagesDiffer += n
 	r.Blocks[k].PagesDiffer += n
-	name := d.laid[k].Name
+	name := d.blocks[k].Name
 	if last := len(r.Ranges) - 1; last >= 0 && r.Ranges[last].Block == name && r.Ranges[last].First+r.Ranges[last].Pages == first {
 		r.Ranges[last].Pages += n
 	} else if len(r.Ranges) < MaxDiffRanges {

@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package inspect answers questions about images, without a VM: what is in one (Inspect), what is in a directory of them (List), which
+// pages of two differ (Diff), where memory is stored (Map), and what the fields of the device state are. Seal adds a seal to an image of
+// QEMU's or libvirt's, so that later questions about its pages have an answer.
+//
+// Images are read only, except that Seal appends to its own. Texts from images go into results as they are: whoever prints them makes
+// them harmless.
 package inspect
 
 import (
@@ -16,7 +22,7 @@ import (
 type Options struct {
 	Image       string
 	DeviceState bool // take the device state apart
-	Map         int  // draw the memory in at most so many cells; 0: not
+	Map         int  // how many cells the memory is drawn in at most; 0: no map
 }
 
 // Result is what `ramjet inspect --json` prints. Offsets and sizes are in bytes.
@@ -38,14 +44,14 @@ type Result struct {
 	Blocks       []Block    `json:"blocks"`
 	Devices      []Device   `json:"devices,omitempty"` // with DeviceState
 
-	// What people are told besides.
+	// Shown to people only.
 	Incomplete error              `json:"-"` // why Complete is false
 	Seal       *seal.Metadata     `json:"-"` // nil if not sealed
 	Libvirt    *mappedram.Libvirt `json:"-"` // nil if libvirt did not write it
 	Map        *Map               `json:"-"`
-	RunState   string             `json:"-"` // "running", "paused", ...; "" if not known
+	RunState   string             `json:"-"` // the VM's: "running", "paused", ...; "" if not known
 	Asleep     bool               `json:"-"` // the guest sleeps (S3)
-	Stuck      error              `json:"-"` // vmstate.ErrRunState, if no QEMU goes on from RunState; else nil
+	Stuck      error              `json:"-"` // vmstate.ErrRunState if no QEMU can go on from RunState; else nil
 	Described  bool               `json:"-"` // QEMU's own description is in the image
 }
 
@@ -62,35 +68,36 @@ type Block struct {
 	Ignored bool `json:"-"` // saver and loader share it; it is not in the image
 }
 
-// Inspect says what is in an image. One whose headers are whole but which ends too early gets a result too, with
-// Complete false; of anything else that is no image the error says what it is.
+// Inspect describes an image. An image that ends too early, with whole headers, gets a result too, whose Complete is false. The error
+// for a file that is no image says what the file is, if that can be told.
 func Inspect(o Options) (*Result, error) {
-	image, incomplete, err := image.OpenAny(o.Image)
+	img, incomplete, err := image.OpenAny(o.Image)
 	if err != nil {
 		return nil, err
 	}
-	defer image.F.Close()
+	defer img.F.Close()
 	r := &Result{
 		Image:  o.Image,
-		Format: image.Format, Machine: image.Config.MachineType, StreamOffset: image.Offset,
-		StreamBytes: image.StreamEnd - image.Offset, FileBytes: image.FileSize,
-		Complete: image.Complete, Incomplete: incomplete, Libvirt: image.Libvirt, Described: image.DescriptionLength > 0,
+		Format: img.Format, Machine: img.Config.MachineType, StreamOffset: img.Offset,
+		StreamBytes: img.StreamEnd - img.Offset, FileBytes: img.FileSize,
+		Complete: img.Complete, Incomplete: incomplete, Libvirt: img.Libvirt, Described: img.DescriptionLength > 0,
 		Blocks: []Block{},
 	}
-	if s := image.Seal; s != nil {
+	if s := img.Seal; s != nil {
 		r.Sealed, r.ID, r.QEMUVersion, r.Base, r.Created, r.Seal = true, s.ID.String(), s.QEMUVersion, s.Base, &s.Created, &s.Metadata
 	}
 	r.NeededBy = []string{}
-	if image.Seal != nil && image.Seal.Base == nil {
-		r.NeededBy = dependents(o.Image, image.Seal.ID)
+	if img.Seal != nil && img.Seal.Base == nil {
+		r.NeededBy = dependents(o.Image, img.Seal.ID)
 	}
-	if err := r.inspect(image, o); err != nil {
+	if err := r.readOn(img, o); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Image, err)
 	}
 	return r, nil
 }
 
-func (r *Result) inspect(img *image.File, o Options) error {
+// readOn fills in what is not in the headers: stored pages, the map, the run state, the devices.
+func (r *Result) readOn(img *image.File, o Options) error {
 	for i, b := range img.Blocks {
 		stored, err := img.StoredPages(i)
 		if err != nil {

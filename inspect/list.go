@@ -51,7 +51,7 @@ type ListedBase struct {
 	Found string `json:"found"` // the path of the image with this id; "" if it is in neither place where a restore looks
 }
 
-// List finds the images in a directory, not in those below it.
+// List describes the images in a directory, not those in the directories below it.
 func List(dir string) (*ListResult, error) {
 	entries, err := os.ReadDir(dir)
 	switch {
@@ -84,7 +84,7 @@ func List(dir string) (*ListResult, error) {
 	return r, nil
 }
 
-// neededBy are the diffs among images that build on the image with that id.
+// neededBy are the paths of the diffs among images that build on the image with that id.
 func neededBy(id string, images []ListedImage) []string {
 	diffs := []string{}
 	for _, i := range images {
@@ -96,7 +96,7 @@ func neededBy(id string, images []ListedImage) []string {
 	return diffs
 }
 
-// listed looks at one file.
+// listed describes one file.
 func listed(path string) (*ListedImage, error) {
 	img, _, err := image.OpenAny(path)
 	if err != nil {
@@ -139,7 +139,7 @@ func vmName(words []string) (name string) {
 	return name
 }
 
-// dependents are the diffs that build on an image and lie in its directory. Files there that cannot be read are left out.
+// dependents are the paths of the diffs in an image's directory that build on it. Files there that cannot be read are left out.
 func dependents(path string, id seal.ID) []string {
 	var images []ListedImage
 	entries, _ := os.ReadDir(filepath.Dir(path))

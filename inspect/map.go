@@ -7,9 +7,9 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// Map is memory seen from far away: each block in cells of equally many pages.
+// Map is a coarse picture of memory: each block in cells of equally many pages.
 type Map struct {
-	PagesPerCell int64 // a power of two
+	PagesPerCell int64 // a power of 2
 	Blocks       []MapBlock
 }
 
@@ -28,26 +28,30 @@ type Cell struct {
 	Changed int64 // in a diff, not as in the base; between two images, not the same
 }
 
-// newMap makes an empty map of blocks in at most limit cells altogether, or one for each block.
+// newMap makes an empty map of blocks with at most limit cells altogether, or one for each block if that is more.
 func newMap(blocks []mappedram.Block, limit int) *Map {
 	m := &Map{PagesPerCell: 1}
 	for m.cells(blocks) > int64(limit) && m.PagesPerCell < mappedram.MaxBlockLength/mappedram.PageSize {
 		m.PagesPerCell *= 2
 	}
 	for _, b := range blocks {
-		m.Blocks = append(m.Blocks, MapBlock{b.Name, b.Pages(), make([]Cell, m.in(b))})
+		m.Blocks = append(m.Blocks, MapBlock{b.Name, b.Pages(), make([]Cell, m.cellsOf(b))})
 	}
 	return m
 }
 
+// cells is the number of all blocks' cells.
 func (m *Map) cells(blocks []mappedram.Block) (n int64) {
 	for _, b := range blocks {
-		n += m.in(b)
+		n += m.cellsOf(b)
 	}
 	return n
 }
 
-func (m *Map) in(b mappedram.Block) int64 { return (b.Pages() + m.PagesPerCell - 1) / m.PagesPerCell }
+// cellsOf is the number of a block's cells.
+func (m *Map) cellsOf(b mappedram.Block) int64 {
+	return (b.Pages() + m.PagesPerCell - 1) / m.PagesPerCell
+}
 
 // add counts the pages first to end-1 of a block.
 func (m *Map) add(block int, first, end int64, kind pageKind) {
@@ -55,7 +59,7 @@ func (m *Map) add(block int, first, end int64, kind pageKind) {
 	for first < end {
 		cell := first / m.PagesPerCell
 		n := min(end, (cell+1)*m.PagesPerCell) - first
-		*cells[cell].of(kind) += n
+		*cells[cell].count(kind) += n
 		first += n
 	}
 }
@@ -70,15 +74,15 @@ const (
 	changedPage
 )
 
-// of is the count of a kind's pages.
-func (c *Cell) of(k pageKind) *int64 {
+// count is the cell's count of pages of a kind.
+func (c *Cell) count(k pageKind) *int64 {
 	return [...]*int64{&c.Data, &c.Zero, &c.Absent, &c.Changed}[k]
 }
 
-// windowPages is how many pages' bits are looked at at a time: 4 GiB of memory, 128 KiB of bitmap.
+// windowPages is how many pages' bits are read at a time: 4 GiB of memory, 128 KiB of bitmap.
 const windowPages = 1 << 20
 
-// mapImage draws an image.
+// mapImage draws the memory of an image.
 func mapImage(image *image.File, limit int) (*Map, error) {
 	m := newMap(image.Blocks, limit)
 	for i, b := range image.Blocks {

@@ -44,10 +44,9 @@ type SealResult struct {
 // ErrSealed: the image has a seal.
 var ErrSealed = errors.New("the image is sealed already")
 
-// Seal adds a seal to an image that QEMU or libvirt wrote, in place: it is appended behind the stream's end, where QEMU
-// does not look, and counts only when its footer, which is written last, is there. Not a byte that was in the file
-// changes, so a VM may run from the image meanwhile. If it fails what it wrote is cut off again; if it
-// is killed, or the power fails, the image can be sealed again.
+// Seal adds a seal to an image that QEMU or libvirt wrote, in place. The seal is appended behind the stream's end, where QEMU does not
+// look, and counts only when its footer is there, which is written last. Not a byte that was in the file changes, so a VM may run
+// from the image meanwhile. If Seal fails it cuts off what it wrote; if it is killed, or the power fails, the image can be sealed again.
 func Seal(ctx context.Context, o SealOptions) (*SealResult, error) {
 	if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 		return nil, err
@@ -62,22 +61,23 @@ func Seal(ctx context.Context, o SealOptions) (*SealResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.run(ctx, m); err != nil {
+	r, err := s.run(ctx, m)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", o.Image, err)
 	}
-	s.result.Seconds = time.Since(began).Seconds()
-	return s.result, nil
+	r.Seconds = time.Since(began).Seconds()
+	return r, nil
 }
 
 // sealing is one Seal under way.
 type sealing struct {
-	SealOptions
-	file   *directio.File
-	image  *mappedram.Image
-	was    os.FileInfo
-	result *SealResult
+	o     SealOptions
+	file  *directio.File
+	image *mappedram.Image
+	was   os.FileInfo // the file as it was opened
 }
 
+// openToSeal opens an image that has no seal, and locks it against others that seal it.
 func openToSeal(o SealOptions) (*sealing, error) {
 	f, err := image.OpenRegular(o.Image)
 	if err != nil {
@@ -91,7 +91,7 @@ func openToSeal(o SealOptions) (*sealing, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sealing{SealOptions: o}
+	s := &sealing{o: o}
 	if s.file, err = directio.NewFile(f); err == nil {
 		err = s.open()
 	}
@@ -102,6 +102,7 @@ func openToSeal(o SealOptions) (*sealing, error) {
 	return s, nil
 }
 
+// open locks the file and reads the image's headers.
 func (s *sealing) open() (err error) {
 	if err := unix.Flock(int(s.file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("another ramjet is sealing it: %w", err)
@@ -114,24 +115,24 @@ func (s *sealing) open() (err error) {
 	case err == nil && s.image.Seal != nil:
 		return fmt.Errorf("%w, its id is %s: check it with ramjet verify", ErrSealed, s.image.Seal.ID)
 	case err != nil && s.image != nil && s.image.Unfinished:
-		if s.Log != nil {
-			s.Log(fmt.Sprintf("there is an unfinished seal at offset %d, which is replaced", s.image.StreamEnd))
+		if s.o.Log != nil {
+			s.o.Log(fmt.Sprintf("there is an unfinished seal at offset %d, which is replaced", s.image.StreamEnd))
 		}
 		return nil
 	}
 	return err
 }
 
-// describe is the metadata without what only reading the pages tells.
+// describe is the metadata except for what depends on the pages.
 func (s *sealing) describe() (*seal.Metadata, error) {
 	m := &seal.Metadata{
-		// When it was made, as far as that can be told.
+		// The last write is the best that is known of when the image was made.
 		Created: s.was.ModTime().UTC(), Format: s.image.Format,
 		RamjetVersion: image.VersionString(), MachineType: s.image.Config.MachineType,
 	}
 	sections, err := s.image.DeviceSections()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Image, err)
+		return nil, fmt.Errorf("%s: %w", s.o.Image, err)
 	}
 	if state, err := vmstate.RunState(sections); err == nil {
 		m.WasRunning = state == "running" || state == "suspended"
@@ -141,36 +142,35 @@ func (s *sealing) describe() (*seal.Metadata, error) {
 	return m, nil
 }
 
-func (s *sealing) run(ctx context.Context, m *seal.Metadata) error {
+// run reads all pages, and appends the seal.
+func (s *sealing) run(ctx context.Context, m *seal.Metadata) (*SealResult, error) {
 	reopen := directio.Reopen{File: s.file.File}
-	io, err := directio.Choose(s.Direct, reopen, os.O_RDONLY)
+	io, err := directio.Choose(s.o.Direct, reopen, os.O_RDONLY)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.Progress.SetPhase("reading pages")
-	params := transfer.Params{Channels: s.Channels, Direct: io.Direct, Cached: io.Cached}
-	stored, sums, err := image.SumImage(ctx, s.image, reopen, params, image.Beside(s.Image), s.Progress)
+	s.o.Progress.SetPhase("reading pages")
+	params := transfer.Params{Channels: s.o.Channels, Direct: io.Direct, Cached: io.Cached}
+	stored, sums, err := image.SumImage(ctx, s.image, reopen, params, image.Beside(s.o.Image), s.o.Progress)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer sums.Close()
 	if err := image.DescribeStream(m, s.image, stored); err != nil {
-		return err
+		return nil, err
 	}
-	s.Progress.SetPhase("sealing")
+	s.o.Progress.SetPhase("sealing")
 	id, end, err := s.append(m, stored, sums)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.result = &SealResult{
-		Image: s.Image, ID: id.String(), Format: m.Format, PagesStored: m.TotalStored(),
+	return &SealResult{
+		Image: s.o.Image, ID: id.String(), Format: m.Format, PagesStored: m.TotalStored(),
 		BytesStored: m.TotalStored() * mappedram.PageSize, SealBytes: end - s.image.StreamEnd,
-	}
-	return nil
+	}, nil
 }
 
-// append writes the seal, durably, or takes away what it wrote of it. What somebody else wrote behind the stream meanwhile is not
-// touched.
+// append writes the seal durably, or cuts off what was written of it. What somebody else wrote behind the stream meanwhile is not touched.
 func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *transfer.Sums) (id seal.ID, end int64, err error) {
 	start := s.image.StreamEnd
 	if err := s.unchanged(); err != nil {
@@ -194,9 +194,10 @@ func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *tran
 	return id, end, err
 }
 
+// errWritten: another process writes to the file.
 var errWritten = errors.New("somebody writes to it: try again when that has ended")
 
-// endsAt refuses a file in which somebody has written behind a seal that ends at end.
+// endsAt refuses a file that somebody has written to behind a seal that ends at end.
 func (s *sealing) endsAt(end int64) error {
 	now, err := s.file.Stat()
 	if err == nil && now.Size() > end {
@@ -214,14 +215,14 @@ func (s *sealing) unchanged() error {
 	return err
 }
 
-// footerLast writes a seal, which comes piece after piece from front to end, in such an order that a power failure at
-// any moment leaves a whole seal, or one that shows that it is not: the first piece, in which the metadata are, is
-// durable before the others, and all of them before the footer.
+// footerLast writes a seal, whose pieces come from front to end, in an order that leaves a whole seal or a recognisably unfinished one
+// when the power fails at any moment: the first piece, with the metadata, is durable before the others are written, and all of them are
+// before the footer is.
 type footerLast struct {
 	file *directio.File
-	held []byte // the last bytes so far, which are not in the file yet
-	at   int64  // where held goes
-	end  int64  // of what was written, or would have been if it had not failed; 0: nothing was
+	held []byte // the last bytes so far, at most a footer, which are not in the file yet
+	at   int64  // the offset of held
+	end  int64  // where the last write ended, or would have if it had not failed; 0: nothing was written
 }
 
 func (w *footerLast) WriteAt(p []byte, off int64) (int, error) {
@@ -231,7 +232,7 @@ func (w *footerLast) WriteAt(p []byte, off int64) (int, error) {
 	}
 	b := append(w.held, p...)
 	n := max(0, len(b)-seal.FooterSize)
-	if err := w.Write(b[:n]); err != nil {
+	if err := w.write(b[:n]); err != nil {
 		return 0, err
 	}
 	w.held, w.at = append(make([]byte, 0, len(b)-n), b[n:]...), w.at+int64(n)
@@ -246,13 +247,14 @@ func (w *footerLast) finish() (end int64, err error) {
 	if err := w.file.Sync(); err != nil {
 		return 0, err
 	}
-	if err := w.Write(w.held); err != nil {
+	if err := w.write(w.held); err != nil {
 		return 0, err
 	}
 	return w.end, w.file.Sync()
 }
 
-func (w *footerLast) Write(p []byte) error {
+// write writes p at w.at.
+func (w *footerLast) write(p []byte) error {
 	w.end = w.at + int64(len(p))
 	_, err := w.file.WriteAt(p, w.at)
 	return err
