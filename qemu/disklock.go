@@ -3,8 +3,6 @@
 package qemu
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -13,18 +11,6 @@ import (
 
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
-
-// Cont lets the guest run. QEMU takes its disks' locks only then.
-func (in *Incoming) Cont(ctx context.Context) error {
-	err := in.VM.Cont(ctx)
-	if err == nil {
-		return nil
-	}
-	if said := in.CommandLine.explainLock(err.Error()); said != err.Error() {
-		return errors.New(said)
-	}
-	return err
-}
 
 // explainLock adds to what QEMU says of a disk's lock, which is mostly no name, which disk it is and what can be done.
 func (c CommandLine) explainLock(said string) string {

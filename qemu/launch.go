@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -98,17 +97,6 @@ func (l *Launch) checkMonitors(args cmdline.Args) error {
 	return nil
 }
 
-// Incoming is a QEMU that has been started and waits for its state.
-type Incoming struct {
-	VM
-	cmd     *exec.Cmd
-	wrapped bool // cmd is a wrapper, which may have another process for QEMU
-	stderr  *stderrLog
-	exited  chan struct{}
-	leash   leash
-	before  leftovers
-}
-
 // Start starts it and talks to its monitor.
 func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	ours, theirs, err := socketPair()
@@ -164,14 +152,6 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 // firstExtra is the number that the first of exec.Cmd's ExtraFiles has.
 const firstExtra = 3
 
-// setPID says which process QEMU is, or leads to it.
-func (in *Incoming) setPID(pid int) {
-	if pid != in.PID {
-		in.PID = pid
-		in.leash.hold(pid)
-	}
-}
-
 // connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU, or until it is seen to wait
 // for something that does not come.
 func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) (*qmp.Client, error) {
@@ -194,139 +174,6 @@ func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) 
 
 // startTimeout is generous: a QEMU that preallocates much memory takes long to greet.
 const startTimeout = 5 * time.Minute
-
-// explain adds what QEMU itself said to an error, when QEMU has ended over it.
-func (in *Incoming) explain(err error) error {
-	select {
-	case <-in.exited:
-	case <-time.After(200 * time.Millisecond):
-		return err
-	}
-	in.stderr.drain()
-	if said := in.stderr.last(); said != "" {
-		return fmt.Errorf("QEMU ended: %s", in.CommandLine.explainLock(said))
-	}
-	return fmt.Errorf("QEMU ended with %s: %w", in.cmd.ProcessState, err)
-}
-
-// Loading is a state stream that QEMU has and waits to load.
-type Loading struct {
-	in  *Incoming
-	set int64
-}
-
-// Offer passes QEMU the stream that it is to take its state from: file, a descriptor open for reading.
-func (in *Incoming) Offer(ctx context.Context, file *os.File) (*Loading, error) {
-	on := []capability{{"mapped-ram", true}, {"events", true}}
-	if err := in.setCapabilities(ctx, on); err != nil {
-		return nil, in.explain(fmt.Errorf("this QEMU cannot load memory images (it must be 9.1 or newer): %w", err))
-	}
-	set, err := in.PassFiles(ctx, "ramjet state", file)
-	if err != nil {
-		return nil, in.explain(err)
-	}
-	return &Loading{in, set}, nil
-}
-
-// Load returns when all of the state is there.
-func (l *Loading) Load(ctx context.Context) error {
-	events, cancel := l.in.QMP.Subscribe("MIGRATION")
-	defer cancel()
-	args := map[string]any{"uri": fmt.Sprintf("file:/dev/fdset/%d", l.set), "exit-on-error": false}
-	if err := l.in.QMP.Execute(ctx, "migrate-incoming", args, nil); err != nil {
-		return l.in.explain(fmt.Errorf("QEMU refuses to load the state: %w", err))
-	}
-	if err := l.in.loaded(ctx, events); err != nil {
-		return err
-	}
-	// The VM's next migration is somebody else's business. (When the guest runs this takes longer than now: QEMU has one lock for both.)
-	off := []capability{{"mapped-ram", false}, {"events", false}}
-	return errors.Join(l.in.setCapabilities(ctx, off), l.in.QMP.RemoveFDSet(ctx, l.set))
-}
-
-// loaded waits for the end of the incoming migration.
-func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
-	for {
-		var m migrationInfo
-		if err := in.QMP.Execute(ctx, "query-migrate", nil, &m); err != nil {
-			return in.explain(err)
-		}
-		switch m.Status {
-		case "completed":
-			return nil
-		case "failed":
-			return fmt.Errorf("QEMU could not load the state: %s", in.CommandLine.explainLock(missingDevice(strings.Join(nonEmpty(m.Error, in.stderr.last()), ": "))))
-		}
-		select {
-		case <-events:
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-}
-
-var unknownSection = cmdline.Lazily(`Unknown (?:savevm|ramblock)[^']*'([^']+)'`)
-
-// missingDevice adds to what QEMU says of a state that it has no device for what can be done.
-func missingDevice(said string) string {
-	m := unknownSection().FindStringSubmatch(said)
-	if m == nil {
-		return said
-	}
-	return fmt.Sprintf("the image has the state of a device %s, which this command line does not make: add its -device in the place that it had, also one that was plugged in while the VM ran (%s)", m[1], said)
-}
-
-func nonEmpty(s ...string) (out []string) {
-	for _, v := range s {
-		if v != "" {
-			out = append(out, v)
-		}
-	}
-	return out
-}
-
-// Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
-func (in *Incoming) Release() <-chan struct{} {
-	in.leash.release()
-	in.QMP.Close()
-	in.stderr.release()
-	return in.exited
-}
-
-// ExitCode is QEMU's exit status after it has ended; 128+N if signal N ended it.
-func (in *Incoming) ExitCode() int {
-	<-in.exited
-	in.stderr.drain()
-	if ws, ok := in.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return in.cmd.ProcessState.ExitCode()
-}
-
-// Signal passes a signal on to QEMU.
-func (in *Incoming) Signal(s os.Signal) {
-	if n, ok := s.(syscall.Signal); ok && in.PID != in.cmd.Process.Pid {
-		_ = syscall.Kill(in.PID, n)
-		return
-	}
-	_ = in.cmd.Process.Signal(s)
-}
-
-// Kill ends a QEMU that did not come to run, and removes the sockets and files that it made.
-func (in *Incoming) Kill() error {
-	if in.QMP != nil {
-		in.QMP.Close()
-	}
-	if in.wrapped {
-		killTree(in.cmd.Process.Pid)
-	}
-	_ = in.cmd.Process.Kill()
-	<-in.exited
-	in.leash.release()
-	in.before.remove()
-	return nil
-}
 
 // FindExecutable looks a QEMU up as a shell would, and says how to go on without one.
 func FindExecutable(name string) (string, error) {

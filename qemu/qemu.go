@@ -11,7 +11,6 @@ package qemu
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -35,17 +34,6 @@ type VM struct {
 
 	cmdline *os.File // /proc/PID/cmdline
 	gone    bool     // when this was closed
-}
-
-// CommandLine is how a QEMU was started (proc_pid_cmdline(5)).
-type CommandLine struct {
-	Executable string   `json:"executable"`
-	Args       []string `json:"args"` // without the program's name
-	Dir        string   `json:"dir"`  // what relative paths in Args start from; empty: that is not known
-	// User is whose process it was, and so who could write Args; nil if that is not known, or no single user.
-	User *uint32 `json:"user,omitempty"`
-
-	config error // a -readconfig file of Args that could not be read
 }
 
 // Attach takes the VM's monitor and learns what it is. Without a socket it is looked for on pid's command
@@ -147,58 +135,5 @@ func (vm *VM) Close() error {
 	return vm.QMP.Close()
 }
 
-func readCommandLine(pid int) (c CommandLine, err error) {
-	proc := fmt.Sprintf("/proc/%d", pid)
-	b, err := os.ReadFile(proc + "/cmdline")
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return c, fmt.Errorf("there is no process %d", pid)
-	case err != nil:
-		return c, err
-	case len(b) == 0:
-		return c, fmt.Errorf("process %d has no command line: it has ended or is no program", pid)
-	}
-	args := strings.Split(strings.TrimSuffix(string(b), "\x00"), "\x00")
-	c.Args = args[1:]
-	if c.Executable, err = os.Readlink(proc + "/exe"); err == nil {
-		c.Executable = strings.TrimSuffix(c.Executable, " (deleted)")
-		c.Dir, err = os.Readlink(proc + "/cwd")
-	}
-	if given := givenArgs(proc); given != nil {
-		c.Args = given
-	}
-	c.User = processUser(proc)
-	if errors.Is(err, os.ErrPermission) {
-		return c, fmt.Errorf("no permission to look at process %d: run as root or as its user", pid)
-	}
-	c.settle(proc)
-	return c, err
-}
-
-// givenArgs finds what a QEMU that Ramjet started was given by its user.
-func givenArgs(proc string) []string {
-	var list []cmdline.Argument
-	if json.Unmarshal([]byte(environmentValue(proc, givenVariable)), &list) != nil {
-		return nil
-	}
-	return cmdline.Words(list)
-}
-
-// environmentValue is a variable of a process's environment, or "".
-func environmentValue(proc, name string) string {
-	b, err := os.ReadFile(proc + "/environ")
-	if err != nil {
-		return ""
-	}
-	for _, v := range strings.Split(string(b), "\x00") {
-		if text, ok := strings.CutPrefix(v, name+"="); ok {
-			return text
-		}
-	}
-	return ""
-}
-
 // ErrNoMonitor: a command line names no QMP socket.
 var ErrNoMonitor = errors.New("its command line names no QMP socket: give one with --qmp")
-
-func (c CommandLine) abs(path string) string { return cmdline.Absolute(path, c.Dir) }

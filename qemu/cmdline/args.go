@@ -216,3 +216,34 @@ func parseSize(s string) (int64, error) {
 	}
 	return n, err
 }
+
+// FreeID is the id, with a number behind it if need be, that no option has.
+func (args Args) FreeID(id string) string {
+	words := strings.Join(args.Words(), ",") + ","
+	taken := func(id string) bool {
+		return strings.Contains(words, "id="+id+",") || strings.Contains(words, `"`+id+`"`)
+	}
+	free := id
+	for n := 1; taken(free); n++ {
+		free = fmt.Sprint(id, n)
+	}
+	return free
+}
+
+// IsQEMU tells whether a file name is a QEMU system emulator's. Red Hat's is qemu-kvm.
+func IsQEMU(name string) bool { return strings.HasPrefix(name, "qemu-system-") || name == "qemu-kvm" }
+
+// SplitCommand divides a command at the word that is a QEMU: what stands before it (nice -n 5, env, ip netns exec NAME) runs it and is
+// no option of QEMU's. A command that begins with an option has no program. Where no word is known to be a QEMU the first one is taken
+// for it.
+func SplitCommand(words []string) (wrapper []string, program string, args []string) {
+	if len(words) == 0 || strings.HasPrefix(words[0], "-") {
+		return nil, "", words
+	}
+	for i, w := range words {
+		if base := filepath.Base(w); strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" {
+			return words[:i], w, words[i+1:]
+		}
+	}
+	return nil, words[0], words[1:]
+}

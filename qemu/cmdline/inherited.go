@@ -67,16 +67,3 @@ func treeInherits(v any) bool {
 	}
 	return false
 }
-
-// FreeID is the id, with a number behind it if need be, that no option has.
-func (args Args) FreeID(id string) string {
-	words := strings.Join(args.Words(), ",") + ","
-	taken := func(id string) bool {
-		return strings.Contains(words, "id="+id+",") || strings.Contains(words, `"`+id+`"`)
-	}
-	free := id
-	for n := 1; taken(free); n++ {
-		free = fmt.Sprint(id, n)
-	}
-	return free
-}

@@ -135,3 +135,40 @@ func (vm *VM) adviceOnSharing(b RAMBlock, err error) string {
 	}
 	return where
 }
+
+// MemoryBackends are the ids of the VM's memory backends, hot-plugged ones and a machine's default RAM included. A
+// RAM block has its backend's id as its name (host_memory_backend_get_name). All other blocks are firmware and
+// devices' own memory.
+func (vm *VM) MemoryBackends(ctx context.Context) (map[string]bool, error) {
+	var devices []struct{ ID string }
+	if err := vm.QMP.Execute(ctx, "query-memdev", nil, &devices); err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{}
+	for _, d := range devices {
+		ids[d.ID] = true
+	}
+	return ids, nil
+}
+
+// PluggedMemory asks the VM where such memory is, whether it was there from the start or plugged in later.
+func (vm *VM) PluggedMemory(ctx context.Context) ([]cmdline.PluggedMemory, error) {
+	var devices []struct {
+		Data struct {
+			Memdev  string
+			Addr    int64 // of a DIMM
+			MemAddr int64 `json:"memaddr"` // of a virtio device
+			Size    int64
+			MaxSize int64 `json:"max-size"` // virtio-mem: the backend's
+		}
+	}
+	if err := vm.QMP.Execute(ctx, "query-memory-devices", nil, &devices); err != nil {
+		return nil, err
+	}
+	var all []cmdline.PluggedMemory
+	for _, d := range devices {
+		d := d.Data
+		all = append(all, cmdline.PluggedMemory{Backend: strings.TrimPrefix(d.Memdev, "/objects/"), Address: max(d.Addr, d.MemAddr), Size: max(d.Size, d.MaxSize)})
+	}
+	return all, nil
+}
