@@ -186,7 +186,7 @@ func TestDiffOverHotPlug(t *testing.T) {
 	}
 	v.Kill()
 
-	refused(t, 1, []string{"mem1", "start it with the devices"}, append([]string{"restore", "--detach", at("diff"), "--", v.Program}, v.ArgsIn(t.TempDir())...)...)
+	refused(t, 1, []string{"mem1", "-object memory-backend-ram,id=mem1,size=128M -device pc-dimm,memdev=mem1"}, append([]string{"restore", "--detach", at("diff"), "--", v.Program}, v.ArgsIn(t.TempDir())...)...)
 	plugged := *v
 	plugged.Args = append(append([]string{}, v.Args...), "-object", "memory-backend-ram,id=mem1,size=128M", "-device", "pc-dimm,id=dimm1,memdev=mem1")
 	for _, mode := range []string{"instant", "eager"} {
