@@ -29,7 +29,7 @@ func writeEncrypted(ctx context.Context, e *export) error {
 		e.result.ID = e.image.Seal.ID.String()
 	}
 	encrypt := func(to io.Writer) error {
-		return age.Encrypt(ctx, to, e.image.F, filepath.Base(e.image.Path), e.o.Recipients, e.o.Progress)
+		return age.Encrypt(ctx, to, e.image.Descriptor, filepath.Base(e.image.Path), e.o.Recipients, e.o.Progress)
 	}
 	if e.o.To == nil {
 		return e.file(e.o.Out, "", 0, func(f *directio.File) error { return encrypt(io.NewOffsetWriter(f, 0)) })

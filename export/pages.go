@@ -33,7 +33,7 @@ func (e *export) eachPage(ctx context.Context, blocks []int, put putFunc) error 
 // eachPageOf calls put with the pages that come from one of the two files, the image or its base.
 func (e *export) eachPageOf(ctx context.Context, img *image.File, blocks []int, put putFunc) error {
 	check := &image.PageCheck{Image: img.Image, Bad: image.RefuseBad}
-	l := &transfer.Load{Image: directio.Reopen{File: img.F}}
+	l := &transfer.Load{Image: img.Reopen()}
 	var of []int // of each part of the load, its block
 	for _, i := range blocks {
 		sources, err := e.image.Sources(i)

@@ -58,7 +58,7 @@ func shareBlock(ctx context.Context, e *export, w *image.Writer, to *directio.Fi
 				return err
 			}
 			off, n := first*mappedram.PageSize, (end-first)*mappedram.PageSize
-			if err := cloneRange(to, block.PagesOffset+off, s.Image.F, from+off, n); err != nil {
+			if err := cloneRange(to, block.PagesOffset+off, s.Image.Descriptor, from+off, n); err != nil {
 				return err
 			}
 			if e.o.Progress != nil {

@@ -73,7 +73,7 @@ func TestFlat(t *testing.T) {
 				testkit.Check(t, err)
 				for n := range m.Blocks[i].Pages() {
 					p := make([]byte, mappedram.PageSize)
-					_, err := m.F.ReadAt(p, m.Blocks[i].PagesOffset+n*mappedram.PageSize)
+					_, err := m.Descriptor.ReadAt(p, m.Blocks[i].PagesOffset+n*mappedram.PageSize)
 					testkit.Check(t, err)
 					if v := want[n]; p[0] != v || p[len(p)-1] != v || stored.Get(n) != (v != 0) {
 						t.Fatalf("block %d: page %d is filled with %d, stored: %v; want %d", i, n, p[0], stored.Get(n), v)

@@ -80,7 +80,7 @@ func readPhysical(img *image.Image, address, size int64, ranges []cmdline.Physic
 		for off := start; off < start+size; {
 			end := min((off/mappedram.PageSize+1)*mappedram.PageSize, start+size)
 			if s.Pages.Get(off / mappedram.PageSize) {
-				if _, err := s.Image.F.ReadAt(b[off-start:end-start], block.PagesOffset+off); err != nil {
+				if _, err := s.Image.Descriptor.ReadAt(b[off-start:end-start], block.PagesOffset+off); err != nil {
 					return nil, err
 				}
 			}

@@ -52,7 +52,7 @@ func openBaseAt(diff *File, want *seal.Base, path string) (*File, error) {
 		return nil, fmt.Errorf("the base of %s: %w", diff.Path, err)
 	}
 	if err := checkBaseOf(diff, base); err != nil {
-		base.F.Close()
+		base.Close()
 		return nil, err
 	}
 	return base, nil

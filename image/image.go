@@ -27,9 +27,15 @@ import (
 // File is an image file, held open for as long as something depends on it.
 type File struct {
 	*mappedram.Image
-	Path string
-	F    *os.File
+	Path       string
+	Descriptor *os.File
 }
+
+// Reopen opens the file anew.
+func (m *File) Reopen() directio.Reopen { return directio.Reopen{File: m.Descriptor} }
+
+// Close closes the file.
+func (m *File) Close() { m.Descriptor.Close() }
 
 // Image is an image and, if it is a diff, the base that it builds on: together they have every page.
 type Image struct {
@@ -59,9 +65,9 @@ func Open(path, base string) (*Image, error) {
 
 // Close closes both files.
 func (m *Image) Close() {
-	m.F.Close()
+	m.File.Close()
 	if m.Base != nil {
-		m.Base.F.Close()
+		m.Base.Close()
 	}
 }
 
@@ -114,7 +120,7 @@ func OpenAny(path string) (image *File, incomplete, err error) {
 		var m *mappedram.Image
 		m, err = mappedram.Open(f, st.Size())
 		if err == nil || m != nil && errors.Is(err, mappedram.ErrIncomplete) {
-			return &File{Image: m, Path: path, F: f}, err, nil
+			return &File{Image: m, Path: path, Descriptor: f}, err, nil
 		}
 		err = notAnImage(f, st.Size(), err)
 	}

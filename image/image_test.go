@@ -15,7 +15,7 @@ func opened(t testing.TB, path string) *File {
 	t.Helper()
 	image, err := OpenFile(path)
 	testkit.Check(t, err)
-	t.Cleanup(func() { image.F.Close() })
+	t.Cleanup(func() { image.Close() })
 	return image
 }
 

@@ -36,7 +36,7 @@ func NewPageSums(image, base *File) (*PageSums, error) {
 			return nil, err
 		}
 	}
-	io, err := directio.Choose(directio.Auto, directio.Reopen{File: image.F}, os.O_RDONLY)
+	io, err := directio.Choose(directio.Auto, image.Reopen(), os.O_RDONLY)
 	p.params.Direct, p.params.Cached = io.Direct, io.Cached
 	return p, err
 }
@@ -84,7 +84,7 @@ func (p *PageSums) read(ctx context.Context, block int, first int64, stored mapp
 	b.Length = int64(len(sums)) * b.PageSize
 	l := &transfer.Load{
 		Blocks: []transfer.LoadBlock{{Block: b, Stored: stored}},
-		Image:  directio.Reopen{File: p.Image.F}, Params: p.params,
+		Image:  p.Image.Reopen(), Params: p.params,
 		Check: func(_ int, first int64, pages []byte) error {
 			for i := 0; i < len(pages); i += mappedram.PageSize {
 				sums[first+int64(i/mappedram.PageSize)] = seal.PageSum(pages[i : i+mappedram.PageSize])

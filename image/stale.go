@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -42,7 +41,7 @@ func (m *File) Stale(ctx context.Context, i int) (mappedram.Bitmap, error) {
 // findStale calls found for each stale page of block i, from several goroutines at a time. An error of found ends the search.
 func (m *File) findStale(ctx context.Context, params transfer.Params, i int, found func(page int64) error) error {
 	// A description of its own, since lseek(2) moves the position of all who share one.
-	f, err := directio.Reopen{File: m.F}.Open(os.O_RDONLY)
+	f, err := m.Reopen().Open(os.O_RDONLY)
 	if err != nil {
 		return err
 	}
@@ -64,7 +63,7 @@ func (m *File) findStale(ctx context.Context, params transfer.Params, i int, fou
 			continue
 		}
 		l := &transfer.Load{
-			Blocks: []transfer.LoadBlock{{Block: part, Stored: data}}, Image: directio.Reopen{File: m.F}, Params: params,
+			Blocks: []transfer.LoadBlock{{Block: part, Stored: data}}, Image: m.Reopen(), Params: params,
 			Check: func(_ int, at int64, pages []byte) error {
 				for k := int64(0); k < int64(len(pages))/whole.PageSize; k++ {
 					if guestmem.IsZero(pages[k*whole.PageSize : (k+1)*whole.PageSize]) {

@@ -74,7 +74,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*VerifyResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer image.F.Close()
+	defer image.Close()
 	r, err := VerifyOpened(ctx, image, o)
 	if r == nil || image.BaseID() == nil || context.Cause(ctx) != nil {
 		return r, err
@@ -90,7 +90,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*VerifyResult, error) {
 func (r *VerifyResult) verifyBase(ctx context.Context, diff *File, o VerifyOptions) error {
 	base, err := OpenBaseOf(diff, o.Base)
 	if err == nil {
-		defer base.F.Close()
+		defer base.Close()
 		if r.Base, err = VerifyOpened(ctx, base, o); err != nil {
 			err = fmt.Errorf("the base of %s: %w", diff.Path, err)
 		}
@@ -133,7 +133,7 @@ func VerifyOpened(ctx context.Context, image *File, o VerifyOptions) (*VerifyRes
 }
 
 func (v *verify) run(ctx context.Context) error {
-	reopen := directio.Reopen{File: v.image.F}
+	reopen := v.image.Reopen()
 	io, err := directio.Choose(v.o.Direct, reopen, os.O_RDONLY)
 	if err != nil {
 		return err
@@ -218,7 +218,7 @@ func (v *verify) pages(ctx context.Context) error {
 	var pages int64
 	check := &PageCheck{Image: v.image.Image, Bad: v.note}
 	flush := func() error {
-		l := &transfer.Load{Blocks: batch, Image: directio.Reopen{File: v.image.F}, Params: v.params, Check: v.counting(check), Unreadable: check.unreadable}
+		l := &transfer.Load{Blocks: batch, Image: v.image.Reopen(), Params: v.params, Check: v.counting(check), Unreadable: check.unreadable}
 		err := l.Run(ctx)
 		v.result.PagesChecked += l.Progress.Pages.Load()
 		v.result.BytesChecked += l.Progress.Bytes.Load()

@@ -113,9 +113,9 @@ func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
 	}
 	var base *image.File
 	fail := func(err error) (*image.PageSums, error) {
-		img.F.Close()
+		img.Close()
 		if base != nil {
-			base.F.Close()
+			base.Close()
 		}
 		return nil, err
 	}
@@ -141,9 +141,9 @@ func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
 func (d *diff) close() {
 	for _, s := range []*image.PageSums{d.a, d.b} {
 		if s != nil {
-			s.Image.F.Close()
+			s.Image.Close()
 			if s.Base != nil {
-				s.Base.Image.F.Close()
+				s.Base.Image.Close()
 			}
 		}
 	}
@@ -173,7 +173,7 @@ func (d *diff) run(ctx context.Context) error {
 // deviceStateSum is a hash of an image's device state.
 func deviceStateSum(m *image.File) (sum [sha256.Size]byte, err error) {
 	h := sha256.New()
-	_, err = io.Copy(h, io.NewSectionReader(m.F, m.SectionsOffset, m.SectionsLength))
+	_, err = io.Copy(h, io.NewSectionReader(m.Descriptor, m.SectionsOffset, m.SectionsLength))
 	h.Sum(sum[:0])
 	return sum, err
 }

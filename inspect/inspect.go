@@ -75,7 +75,7 @@ func Inspect(o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer img.F.Close()
+	defer img.Close()
 	r := &Result{
 		Image:  o.Image,
 		Format: img.Format, Machine: img.Config.MachineType, StreamOffset: img.Offset,

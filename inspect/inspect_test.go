@@ -159,6 +159,6 @@ func opened(t testing.TB, path string) *image.File {
 	t.Helper()
 	img, err := image.OpenFile(path)
 	testkit.Check(t, err)
-	t.Cleanup(func() { img.F.Close() })
+	t.Cleanup(func() { img.Close() })
 	return img
 }

@@ -102,9 +102,9 @@ func listed(path string) (*ListedImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer img.F.Close()
+	defer img.Close()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(img.F.Fd()), &st); err != nil {
+	if err := unix.Fstat(int(img.Descriptor.Fd()), &st); err != nil {
 		return nil, &os.PathError{Op: "stat", Path: path, Err: err}
 	}
 	i := &ListedImage{
@@ -123,7 +123,7 @@ func listed(path string) (*ListedImage, error) {
 		i.Base = &ListedBase{Base: *s.Base}
 		if base, err := image.OpenBaseOf(img, ""); err == nil {
 			i.Base.Found = base.Path
-			base.F.Close()
+			base.Close()
 		}
 	}
 	return i, nil

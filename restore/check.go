@@ -64,7 +64,7 @@ func (v *VM) Scrub(ctx context.Context) (*image.VerifyResult, error) {
 	if v.image == nil {
 		return nil, errors.New("the VM was not restored to be scrubbed")
 	}
-	defer v.image.F.Close()
+	defer v.image.Close()
 	return image.VerifyOpened(ctx, v.image, image.VerifyOptions{Image: v.image.Path, Channels: 1})
 }
 
@@ -75,7 +75,7 @@ func (c *Clones) Scrub(ctx context.Context) (*image.VerifyResult, error) {
 	}
 	for _, v := range c.vms[1:] {
 		if v.image != nil {
-			v.image.F.Close()
+			v.image.Close()
 		}
 	}
 	return c.vms[0].Scrub(ctx)

@@ -84,7 +84,7 @@ func (f *filling) readFrom(img *image.File) error {
 	if err != nil {
 		return err
 	}
-	l := &transfer.Load{Blocks: parts, Image: directio.Reopen{File: img.F}}
+	l := &transfer.Load{Blocks: parts, Image: img.Reopen()}
 	if img.Seal != nil {
 		l.Check = check.Check
 	}

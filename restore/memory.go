@@ -46,9 +46,9 @@ func placeMemory(mode Mode, img *image.Image, l *qemu.Launch) (outside map[strin
 		return nil, cmp.Or(l.CheckFree(), err)
 	}
 	l.Args = changed.Words()
-	l.Files = []*os.File{img.F}
+	l.Files = []*os.File{img.Descriptor}
 	if img.Base != nil {
-		l.Files = append(l.Files, img.Base.F)
+		l.Files = append(l.Files, img.Base.Descriptor)
 	}
 	return outside, nil
 }

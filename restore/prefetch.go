@@ -159,7 +159,7 @@ func (p *prefetching) block(s image.Source, img *image.File, i int, hot bool) er
 		for at := start * b.PageSize; at < end*b.PageSize; {
 			next := min((at/image.PrefetchUnit+1)*image.PrefetchUnit, end*b.PageSize)
 			if first.Has(at) == hot {
-				if err := p.read(s.Image.F, b.PagesOffset+at, next-at); err != nil {
+				if err := p.read(s.Image.Descriptor, b.PagesOffset+at, next-at); err != nil {
 					return err
 				}
 			}

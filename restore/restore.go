@@ -254,7 +254,7 @@ func (r *restore) keepForScrub(v *VM) {
 func (r *restore) close() {
 	for _, f := range []*image.File{r.image.File, r.image.Base} {
 		if f != nil && f != r.scrubs {
-			f.F.Close()
+			f.Close()
 		}
 	}
 	if r.state != nil {

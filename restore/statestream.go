@@ -105,7 +105,7 @@ func (w *stateWriter) diffItself(ctx context.Context) (*os.File, error) {
 			return nil, err
 		}
 	}
-	return w.image.F, nil
+	return w.image.Descriptor, nil
 }
 
 // write writes the stream to a file in memory.
@@ -197,7 +197,7 @@ func copyPages(s image.Source, to *os.File, at int64) error {
 	for first, end := range s.Pages.Runs(b.Pages()) {
 		for off := first * b.PageSize; off < end*b.PageSize; {
 			p := buf[:min(int64(len(buf)), end*b.PageSize-off)]
-			if _, err := s.Image.F.ReadAt(p, b.PagesOffset+off); err != nil {
+			if _, err := s.Image.Descriptor.ReadAt(p, b.PagesOffset+off); err != nil {
 				return fmt.Errorf("block %s: %w", b.Name, err)
 			}
 			if s.Image.Seal != nil {

@@ -45,7 +45,7 @@ func recordedProgram(o Options, img *image.Image) (string, error) {
 
 // trusted returns why the command line recorded in the image must not be run by this process; nil: it may.
 func trusted(image *image.File) error {
-	st, err := image.F.Stat()
+	st, err := image.Descriptor.Stat()
 	if err != nil {
 		return err
 	}

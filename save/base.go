@@ -39,7 +39,7 @@ func (s *save) openBase() (err error) {
 	if s.base.BaseID() != nil {
 		diff := s.base
 		s.base, err = image.OpenBaseOf(diff, "")
-		diff.F.Close()
+		diff.Close()
 		if err != nil {
 			s.base = nil
 			return err
@@ -50,7 +50,7 @@ func (s *save) openBase() (err error) {
 		return err
 	}
 	if st, err := os.Stat(s.Image); err == nil {
-		if b, err := s.base.F.Stat(); err == nil && os.SameFile(st, b) {
+		if b, err := s.base.Descriptor.Stat(); err == nil && os.SameFile(st, b) {
 			return fmt.Errorf("%s is the base itself: a diff that replaced it would be lost without it", s.Image)
 		}
 	}
@@ -117,7 +117,7 @@ func (n *native) mappedFrom(m guestmem.Memory, b mappedram.Block) bool {
 		return false
 	}
 	var st unix.Stat_t
-	if unix.Fstat(int(n.base.F.Fd()), &st) != nil {
+	if unix.Fstat(int(n.base.Descriptor.Fd()), &st) != nil {
 		return false
 	}
 	back := c.Backing()

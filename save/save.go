@@ -410,7 +410,7 @@ func (s *save) Close() error {
 	s.spare.Close() // nil too
 	s.closeDisks()
 	if s.base != nil {
-		s.base.F.Close()
+		s.base.Close()
 	}
 	return err
 }
