@@ -13,6 +13,7 @@ import (
 
 // TestParseSize: what QEMU 10.0.2 made of each; see also test/conformance.
 func TestParseSize(t *testing.T) {
+	t.Parallel()
 	for s, want := range map[string]any{
 		"0": 0, "4096": 4096, "+5": 5, " 5": 5, "1.5M": 0x180000, "1.": 1, "1.k": 0x400, ".5k": 0x200, "0x1b": 0x1b, "0X1B": 0x1b,
 		"1.0": 1, "5b": 5, "00k": 0, "0.1k": 0x66, "0.0001k": 0, "+0x5": 5, "15E": uint64(15) << 60, "18446744073709551615": uint64(1<<64 - 1),

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/testkit"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -74,7 +74,7 @@ func newBench(t testing.TB, o Options) *bench {
 		}
 		b.server.Commands[name] = c
 	}
-	near, far := pair(t)
+	near, far := testkit.Sockets(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -92,24 +92,6 @@ func newBench(t testing.TB, o Options) *bench {
 		b.Close()
 	})
 	return b
-}
-
-func pair(t testing.TB) (near, far *net.UnixConn) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns [2]*net.UnixConn
-	for i, fd := range fds {
-		f := os.NewFile(uintptr(fd), "")
-		c, err := net.FileConn(f)
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		conns[i] = c.(*net.UnixConn)
-	}
-	return conns[0], conns[1]
 }
 
 // do runs a command that has to succeed.
@@ -195,6 +177,7 @@ func data() []byte {
 
 // TestParametersMeanwhile: parameters that are set while a migration is under way count for it.
 func TestParametersMeanwhile(t *testing.T) {
+	t.Parallel()
 	path := t.TempDir() + "/image"
 	b := newBench(t, Options{})
 	if _, err := b.memory.pieces[0].file.WriteAt(data(), 0); err != nil {
@@ -217,6 +200,7 @@ func TestParametersMeanwhile(t *testing.T) {
 
 // TestRoundTrip: what is saved is what is loaded, in each format.
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	for name, caps := range map[string]string{"mapped-ram": mappedCaps, "plain": `{"capabilities":[]}`} {
 		t.Run(name, func(t *testing.T) {
 			path := t.TempDir() + "/image"
@@ -304,6 +288,7 @@ func TestShortWrites(t *testing.T) {
 
 // TestIncomingFails: exit-on-error is QEMU's default; without it, the load can be tried again.
 func TestIncomingFails(t *testing.T) {
+	t.Parallel()
 	path := t.TempDir() + "/nothing"
 	if err := os.WriteFile(path, bytes.Repeat([]byte("x"), 5000), 0o600); err != nil {
 		t.Fatal(err)
@@ -340,6 +325,7 @@ func TestIncomingFails(t *testing.T) {
 
 // TestCommandsAreKnown: query-commands lists what can be executed.
 func TestCommandsAreKnown(t *testing.T) {
+	t.Parallel()
 	b := newBench(t, Options{})
 	var list []struct{ Name string }
 	if err := json.Unmarshal(b.do(t, "query-commands", ""), &list); err != nil || len(list) < 20 {
