@@ -31,6 +31,7 @@ migrate {"channels":[{"channel-type":"main","addr":{"transport":"socket","type":
 migrate {"channels":[{"channel-type":"main","addr":{"transport":"socket","type":"inet","host":"x"}}]}
 migrate {"channels":[{"channel-type":"main","addr":{"transport":"file","filename":"DIR/i","offset":0}},{"channel-type":"main","addr":{"transport":"file","filename":"DIR/i","offset":0}}]}
 migrate {"uri":1}
+differs own since 11.0: QEMU 11 has no argument detach any more
 migrate {"uri":"file:DIR/i","detach":1}
 migrate {"uri":"file:DIR/i","nope":1}
 migrate {"uri":"file:DIR/i","resume":true}

@@ -22,6 +22,7 @@ object-add {"qom-type":"memory-backend-file","id":"m2","size":5000}
 object-add {"qom-type":"nope","id":"m2"}
 object-add {"id":"m2"}
 qom-list {"path":"/objects"}
+differs own since 11.0: QEMU 11 has another text
 object-del {"id":"m0"}
 object-del {"id":"m1"}
 object-del {"id":"m1"}

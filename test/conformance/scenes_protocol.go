@@ -21,7 +21,9 @@ raw 'single'
 raw {'execute':'query-name','id':'quo\\'te'}
 raw {"execute":"qmp_capabilities"}
 raw {"execute":"query-name","execute":"query-name"}
+differs own,vm since 11.0: QEMU 11 has another text
 raw {"execute":"query-name",}
+differs own,vm since 11.0: as above
 raw {execute:"query-name"}
 raw {"execute":nul}
 raw \x01
@@ -29,6 +31,7 @@ query-name
 `}, {
 	name: "before the negotiation", source: "monitor/qmp.c",
 	script: `
+differs own since 11.0: the version is that of QEMU 10
 renew
 raw {"execute":"query-name"}
 raw {"execute":"nothing"}

@@ -46,8 +46,8 @@ import (
 //
 // DIR in a text is the scene's directory. "differs KINDS: REASON" before a step says that these servers answer otherwise than
 // QEMU, and why; "differs KINDS since 11.0: REASON" that they do so with QEMUs from that version on, and "before 11.0" with older
-// ones. Several such lines may stand before a step. Once QEMU is gone that needs no mark any more. "only KINDS" before a step skips it elsewhere, and "want ANSWER" says what ramjet
-// answers whatever QEMU does.
+// ones. Several such lines may stand before a step. No step needs them once QEMU is gone. "only KINDS" before a step skips it for all other servers,
+// and "want ANSWER" is Ramjet's answer whatever QEMU's is.
 
 // step is one line of a script.
 type step struct {
@@ -251,6 +251,9 @@ func (p *player) answered(m map[string]any, err error) (string, error) {
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		p.gone, p.ends = true, true
 		return monitorGone, nil
+	}
+	if p.kind == stock && errors.Is(err, os.ErrDeadlineExceeded) {
+		return "(no answer)", nil
 	}
 	if err != nil {
 		return "", err
