@@ -13,8 +13,9 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// A block device cannot be truncated, and keeps what was on it before. So the first eight bytes of a former image are overwritten before
-// anything else is written, and the places of all pages are zeroed, since a page that is not stored is zero in the file too.
+// A block device cannot be truncated, and keeps what was on it before. So the first eight bytes of a former image are
+// overwritten before anything else is written, and the places of all pages are zeroed, since a page that is not stored
+// is zero in the file too.
 
 // erase overwrites the beginning of an image at offset, and makes that durable.
 func erase(f *os.File, offset uint64) error {

@@ -61,8 +61,8 @@ type Opened struct {
 	page  *os.File        // the descriptor that Pages duplicates; nil with a path
 }
 
-// Open opens the file at an address. A descriptor set is first checked as a whole against need. Descriptors may be removed from the
-// set afterwards.
+// Open opens the file at an address. A descriptor set is first checked as a whole against need. Descriptors may be
+// removed from the set afterwards.
 func (f Files) Open(a Address, need fdset.Need) (_ *Opened, err error) {
 	o, err := f.Opener(a.Path)
 	if err != nil {
@@ -113,7 +113,8 @@ func (o *Opened) Close() {
 	}
 }
 
-// duplicates opens a file by duplicating a descriptor: all share an open file description, as QEMU's duplicates of a set's descriptor do.
+// duplicates opens a file by duplicating a descriptor: all share an open file description, as QEMU's duplicates of a
+// set's descriptor do.
 type duplicates struct{ f *os.File }
 
 // Open duplicates the descriptor, which was opened with the right flags.
@@ -139,8 +140,8 @@ func directPath(o directio.Opener, flags int) error {
 	return nil
 }
 
-// truncate truncates the file at offset, as file_start_outgoing_migration does. A block device keeps its data, but no image begins at
-// offset any more.
+// truncate truncates the file at offset, as file_start_outgoing_migration does. A block device keeps its data, but no
+// image begins at offset any more.
 func truncate(f *os.File, offset uint64) error {
 	if device, err := directio.IsDevice(f); err != nil || device {
 		if err == nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Incoming is one migration from a file into a guest. Its methods may not be called at the same time. The order for a mapped-ram file is
-// OpenImage, LoadPages, Close; for a plain stream LoadPlain, Close.
+// Incoming is one migration from a file into a guest. Its methods may not be called at the same time. The order for a
+// mapped-ram file is OpenImage, LoadPages, Close; for a plain stream LoadPlain, Close.
 type Incoming struct {
 	Address  Address
 	Settings Settings
@@ -33,8 +33,8 @@ func (f Files) OpenIncoming(a Address, s Settings) (*Incoming, error) {
 // Close closes the file.
 func (in *Incoming) Close() { in.Opened.Close() }
 
-// OpenImage reads all headers of a mapped-ram file, of which the machine type has to be machine. Reads are at offsets, so that the position
-// of the client's descriptor does not move.
+// OpenImage reads all headers of a mapped-ram file, of which the machine type has to be machine. Reads are at offsets,
+// so that the position of the client's descriptor does not move.
 func (in *Incoming) OpenImage(machine string) error {
 	at, err := in.offset()
 	if err != nil {
@@ -72,8 +72,8 @@ func (in *Incoming) offset() (int64, error) {
 	return int64(in.Address.Offset), nil
 }
 
-// LoadPages loads the pages of those blocks that view has too. With clear it zeroes the pages that the image does not store: an earlier
-// load may have failed half way.
+// LoadPages loads the pages of those blocks that view has too. With clear it zeroes the pages that the image does not
+// store: an earlier load may have failed half way.
 func (in *Incoming) LoadPages(ctx context.Context, view *View, clear bool) error {
 	load := &transfer.Load{Image: in.Opened.Pages, Params: in.Settings.engine()}
 	for i, b := range in.Image.Blocks {
@@ -90,8 +90,9 @@ func (in *Incoming) LoadPages(ctx context.Context, view *View, clear bool) error
 	return load.Run(ctx)
 }
 
-// LoadPlain loads a plain stream into view's memory, zeroes all other pages, and returns the sections of devices. sizes has the length in bytes
-// of the contents of each section that the guest knows: a plain stream does not say how long a section is.
+// LoadPlain loads a plain stream into view's memory, zeroes all other pages, and returns the sections of devices. sizes
+// has the length in bytes of the contents of each section that the guest knows: a plain stream does not say how long a
+// section is.
 func (in *Incoming) LoadPlain(ctx context.Context, view *View, sizes map[string]int) (sections []byte, err error) {
 	at, err := in.offset()
 	if err != nil {

@@ -53,7 +53,8 @@ func (r *outgoingRun) makeRoom(ctx context.Context) error {
 	if r.device {
 		return clearDevice(ctx, r.file, r.layout)
 	}
-	// A direct write that extends a file excludes all others (ext4_dio_write_checks), so the file gets its length first.
+	// A direct write that extends a file excludes all others (ext4_dio_write_checks), so the file gets its length
+	// first.
 	for _, size := range []int64{r.layout.Offset, r.layout.RAMEnd} {
 		if err := r.file.Truncate(size); err != nil {
 			return err
@@ -77,7 +78,8 @@ func (r *outgoingRun) refresh(ctx context.Context, live bool) error {
 	return r.prepare(ctx, live)
 }
 
-// writeMapped writes the pages of the stopped guest and everything else, and makes it durable, the file's first bytes last.
+// writeMapped writes the pages of the stopped guest and everything else, and makes it durable, the file's first bytes
+// last.
 func (r *outgoingRun) writeMapped(ctx context.Context, sections []byte) error {
 	if err := r.engine.Run(ctx); err != nil {
 		return err

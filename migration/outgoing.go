@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package migration is QEMU's migration to and from files, done by Ramjet's engine, with QEMU 10's addresses, settings, states, events,
-// statistics and error texts. A monitor of a guest that is only memory uses it, and a monitor in front of a real QEMU.
+// Package migration is QEMU's migration to and from files, done by Ramjet's engine, with QEMU 10's addresses, settings,
+// states, events, statistics and error texts. A monitor of a guest that is only memory uses it, and a monitor in front
+// of a real QEMU.
 //
 // What it promises beyond QEMU:
 //
-//   - A migration that cannot succeed is refused before anything is changed: the guest runs on, and the descriptors that the client
-//     passed keep their flags and positions.
-//   - Page data goes through the descriptor with O_DIRECT, where direct-io is on, and nothing else does: headers, bitmaps
-//     and device state are written through the one without.
-//   - The status becomes "completed" when the file is durable (fsync(2)). The file's first eight bytes are written last, so a file that
-//     is not complete is not taken for an image.
+//   - A migration that cannot succeed is refused before anything is changed: the guest runs on, and the descriptors
+//     that the client passed keep their flags and positions.
+//   - Page data goes through the descriptor with O_DIRECT, where direct-io is on, and nothing else does: headers,
+//     bitmaps and device state are written through the one without.
+//   - The status becomes "completed" when the file is durable (fsync(2)). The file's first eight bytes are written
+//     last, so a file that is not complete is not taken for an image.
 //   - A failed migration, outgoing or incoming, can be tried again.
 package migration
 
@@ -26,8 +27,8 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Outgoing migrates a guest to files, one migration at a time, and keeps the result of the last. Guest, Files and Emit must be set
-// before use; all methods may be called by any goroutine at any time.
+// Outgoing migrates a guest to files, one migration at a time, and keeps the result of the last. Guest, Files and Emit
+// must be set before use; all methods may be called by any goroutine at any time.
 //
 // The states, and the events that report them, are those of QEMU 10:
 //
@@ -40,7 +41,8 @@ type Outgoing struct {
 	Emit  func(event string, data any)
 	// Ended, if not nil, is called when a migration that was begun has ended, before its last status is set.
 	Ended func()
-	// Log, if not nil, is given a report of each migration that was begun; Why is the report's reason for the choice of the engine.
+	// Log, if not nil, is given a report of each migration that was begun; Why is the report's reason for the choice of
+	// the engine.
 	Log func(Report)
 	Why string
 
@@ -66,11 +68,11 @@ var errCancelled = errors.New("cancelled")
 // cleanupTimeout bounds the wait for the guest when all that is left is to resume it after a failure.
 const cleanupTimeout = 20 * time.Second
 
-// Start begins a migration. It returns when the main channel is open, or with the error of opening it; the rest goes on in a goroutine
-// of its own. The caller has checked that a migration to such an address is possible now.
+// Start begins a migration. It returns when the main channel is open, or with the error of opening it; the rest goes on
+// in a goroutine of its own. The caller has checked that a migration to such an address is possible now.
 //
-// answer is called when the events that QEMU emits before its answer to the command have been emitted, here and in Continue and
-// Cancel: it has later events wait for the answer (qmp.Request.HoldEvents). It may be nil.
+// answer is called when the events that QEMU emits before its answer to the command have been emitted, here and in
+// Continue and Cancel: it has later events wait for the answer (qmp.Request.HoldEvents). It may be nil.
 func (o *Outgoing) Start(ctx context.Context, a Address, s Settings, answer func()) error {
 	view, err := o.Guest.Open(ctx)
 	if err != nil {
@@ -205,8 +207,8 @@ func (r *outgoingRun) switchover(ctx context.Context, live bool) error {
 	return r.o.Guest.Done(context.WithoutCancel(ctx))
 }
 
-// mayPublish is called when everything but the file's first bytes is written. It returns an error if the guest did not stay stopped, or
-// if the migration was cancelled.
+// mayPublish is called when everything but the file's first bytes is written. It returns an error if the guest did not
+// stay stopped, or if the migration was cancelled.
 func (r *outgoingRun) mayPublish(ctx context.Context) error {
 	if err := r.o.Guest.Still(ctx); err != nil {
 		return err

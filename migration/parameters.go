@@ -8,8 +8,9 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Parameters are the MigrationParameters of QEMU 10, in its order. Only those that concern a migration to a file have an effect; the
-// others can be set and queried. A nil pointer is a parameter that is not given. In TLS parameters null means the empty string.
+// Parameters are the MigrationParameters of QEMU 10, in its order. Only those that concern a migration to a file have
+// an effect; the others can be set and queried. A nil pointer is a parameter that is not given. In TLS parameters null
+// means the empty string.
 type Parameters struct {
 	AnnounceInitial   *uint64        `json:"announce-initial"`
 	AnnounceMax       *uint64        `json:"announce-max"`
@@ -58,8 +59,8 @@ func ptr[T any](v T) *T { return &v }
 // streams reports whether p asks for compression or encryption, which only a stream can have.
 func (p *Parameters) streams() bool { return *p.Compression != "none" || p.TLSCreds.String != "" }
 
-// With returns p changed by those of args that are given. The error is QEMU's for a value that is refused (migrate_params_check);
-// mapped says that the capability mapped-ram is on.
+// With returns p changed by those of args that are given. The error is QEMU's for a value that is refused
+// (migrate_params_check); mapped says that the capability mapped-ram is on.
 func (p Parameters) With(args Parameters, mapped bool) (Parameters, error) {
 	next := p
 	from, to := reflect.ValueOf(args), reflect.ValueOf(&next).Elem()

@@ -35,8 +35,8 @@ const (
 // plainSectionID is the id of the section "ram".
 const plainSectionID = 1
 
-// writePlain saves the stopped guest as a plain stream. The stream is durable when writePlain returns, and its first bytes are
-// written last.
+// writePlain saves the stopped guest as a plain stream. The stream is durable when writePlain returns, and its first
+// bytes are written last.
 func (r *outgoingRun) writePlain(ctx context.Context, sections []byte) error {
 	w := &plainWriter{view: r.view, progress: new(transfer.Progress), limit: r.o.limit}
 	r.o.record(func(s *statistics) { s.engine = w.progress })

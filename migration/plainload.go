@@ -266,8 +266,8 @@ func (p *plainReader) load(addr int64, flags uint64) error {
 	return m.Write(p.page[:], addr)
 }
 
-// zeroPage clears a page unless it is a hole, which stays one. A page of zeros need not be a hole here: a live save writes a page again
-// when it has become zero.
+// zeroPage clears a page unless it is a hole, which stays one. A page of zeros need not be a hole here: a live save
+// writes a page again when it has become zero.
 func zeroPage(m guestmem.Memory, addr int64) error {
 	for _, err := range m.Populated(guestmem.Range{Start: addr, End: addr + guestmem.PageSize}) {
 		if err != nil {

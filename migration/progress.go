@@ -75,7 +75,8 @@ func (o *Outgoing) commit() error {
 	return nil
 }
 
-// liftLimit removes the bandwidth limit for what is written while the guest is stopped (QEMU migration_switchover_start).
+// liftLimit removes the bandwidth limit for what is written while the guest is stopped (QEMU
+// migration_switchover_start).
 func (o *Outgoing) liftLimit() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -121,8 +122,8 @@ func (o *Outgoing) Cancel(answer func()) {
 	o.cancel(errCancelled)
 }
 
-// Change applies to the migration that is under way, if there is one, those settings that can change during a migration: the bandwidth
-// limit, and whether pages of zeros count as written. All others apply to the next migration.
+// Change applies to the migration that is under way, if there is one, those settings that can change during a
+// migration: the bandwidth limit, and whether pages of zeros count as written. All others apply to the next migration.
 func (o *Outgoing) Change(s Settings) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

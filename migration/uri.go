@@ -41,8 +41,8 @@ func ParseURI(uri string) (Address, error) {
 	return a, nil
 }
 
-// parseSize is QEMU's qemu_strtosz. It takes a decimal number, which may have a unit suffix and then a fraction, or a hexadecimal number
-// without a suffix. The error is EINVAL or ERANGE.
+// parseSize is QEMU's qemu_strtosz. It takes a decimal number, which may have a unit suffix and then a fraction, or a
+// hexadecimal number without a suffix. The error is EINVAL or ERANGE.
 func parseSize(s string) (uint64, error) {
 	s = strings.TrimLeft(s, " \t\n\v\f\r")
 	minus := strings.HasPrefix(s, "-")

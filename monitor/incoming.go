@@ -14,8 +14,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// migrateIncoming opens the file and starts a load. The load begins after the command has been answered: QEMU loads when its main loop goes
-// on (file_start_incoming_migration).
+// migrateIncoming opens the file and starts a load. The load begins after the command has been answered: QEMU loads
+// when its main loop goes on (file_start_incoming_migration).
 func (m *Monitor) migrateIncoming(_ context.Context, r *qmp.Request) (any, error) {
 	var args migration.IncomingArgs
 	if err := r.Args(&args); err != nil {
@@ -131,8 +131,8 @@ func loadMapped(ctx context.Context, file *migration.Incoming, view *migration.V
 	return state, file.LoadPages(ctx, view, true)
 }
 
-// incoming is the state of migration into the guest: setup, active, completed or failed. Unlike in QEMU it can be tried again when it has
-// failed. All methods may be called by any goroutine.
+// incoming is the state of migration into the guest: setup, active, completed or failed. Unlike in QEMU it can be tried
+// again when it has failed. All methods may be called by any goroutine.
 type incoming struct {
 	mu      sync.Mutex
 	status  string

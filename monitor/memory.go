@@ -16,8 +16,9 @@ import (
 	"github.com/ramjet-vm/ramjet/migration"
 )
 
-// Memory is the memory of a guest that has nothing else: named pieces, each in a file of its own. A QEMU machine of the type "none" with
-// the same pieces is the same guest. Its methods may be called by any goroutine, Close once nothing uses the memory.
+// Memory is the memory of a guest that has nothing else: named pieces, each in a file of its own. A QEMU machine of the
+// type "none" with the same pieces is the same guest. Its methods may be called by any goroutine, Close once nothing
+// uses the memory.
 type Memory struct {
 	mu     sync.Mutex
 	pieces []*piece // in the order of the stream
@@ -46,8 +47,8 @@ const (
 	maxMemory = mappedram.MaxBlockLength
 )
 
-// Add gives the guest a new piece of memory, all zeros, which cannot be removed. name must be an id as QEMU has them; size is in bytes, a
-// multiple of 4096.
+// Add gives the guest a new piece of memory, all zeros, which cannot be removed. name must be an id as QEMU has them;
+// size is in bytes, a multiple of 4096.
 func (m *Memory) Add(name string, size int64) error {
 	if !validID(name) {
 		return fmt.Errorf("%q cannot be the name of memory: letters, digits, '-', '.' and '_', beginning with a letter", name)

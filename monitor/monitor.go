@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package monitor is the monitor of a guest that is only memory ([NewMemory], `ramjet serve --memory`): QEMU's commands for descriptor
-// sets, memory backends and migration to and from files, with QEMU 10's texts, events and order of events. Package migration does the
-// migrations, and says what they promise.
+// Package monitor is the monitor of a guest that is only memory ([NewMemory], `ramjet serve --memory`): QEMU's commands
+// for descriptor sets, memory backends and migration to and from files, with QEMU 10's texts, events and order of
+// events. Package migration does the migrations, and says what they promise.
 //
-// No command opens a path unless that was allowed (Options.Paths): all data goes through descriptors that the client has passed.
+// No command opens a path unless that was allowed (Options.Paths): all data goes through descriptors that the client
+// has passed.
 package monitor
 
 import (
@@ -108,7 +109,8 @@ func (m *Monitor) Commands() map[string]qmp.Command {
 	return c
 }
 
-// Close cancels a migration that is under way, and closes all descriptors and the memory. No command may run then or later.
+// Close cancels a migration that is under way, and closes all descriptors and the memory. No command may run then or
+// later.
 func (m *Monitor) Close() error {
 	m.out.Cancel(nil)
 	m.out.Wait()

@@ -37,8 +37,9 @@ type bench struct {
 	order sync.Mutex // see sync
 }
 
-// sync is called by the client before and after each command, and by the server too, so that what a test sets before a command is
-// seen by the server, for the race detector too: it knows of no order between a message's sender and its receiver.
+// sync is called by the client before and after each command, and by the server too, so that what a test sets before a
+// command is seen by the server, for the race detector too: it knows of no order between a message's sender and its
+// receiver.
 func (b *bench) sync() {
 	b.order.Lock()
 	defer b.order.Unlock()
@@ -235,8 +236,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestShortWrites: the kernel may write less than it was asked to, which is no reason to leave pages out; and a disk that
-// fails for good fails the migration, after which there is no image, and the guest runs.
+// TestShortWrites: the kernel may write less than it was asked to, which is no reason to leave pages out; and a disk
+// that fails for good fails the migration, after which there is no image, and the guest runs.
 func TestShortWrites(t *testing.T) {
 	path := t.TempDir() + "/image"
 	b := newBench(t, Options{})

@@ -16,8 +16,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// The types of memory backends, as QEMU's objects have them. In QEMU a device makes a backend part of the guest; here a backend is guest
-// memory at once, as there are no devices.
+// The types of memory backends, as QEMU's objects have them. In QEMU a device makes a backend part of the guest; here a
+// backend is guest memory at once, as there are no devices.
 const (
 	memfdType = "memory-backend-memfd"
 	fileType  = "memory-backend-file"
@@ -147,8 +147,8 @@ func (p *piece) backed() error {
 	return nil
 }
 
-// openBacking opens the file of a memory-backend-file: from a descriptor set, which QEMU does not support here, or by its
-// path where paths are allowed.
+// openBacking opens the file of a memory-backend-file: from a descriptor set, which QEMU does not support here, or by
+// its path where paths are allowed.
 func (m *Monitor) openBacking(args fileArgs) (*os.File, error) {
 	if args.Share == nil || !*args.Share {
 		return nil, qmp.Errorf("memory that is not shared would be lost with this process: use share=true")

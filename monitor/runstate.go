@@ -9,8 +9,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// runState is the guest's run state, with QEMU's names (RunState). A guest that is only memory has nothing to run: the state is what
-// clients have set, and it is saved and loaded.
+// runState is the guest's run state, with QEMU's names (RunState). A guest that is only memory has nothing to run: the
+// state is what clients have set, and it is saved and loaded.
 type runState struct {
 	name      string // running, paused, inmigrate, finish-migrate, postmigrate
 	before    string // the state before finish-migrate, which a failed migration restores

@@ -27,8 +27,8 @@ func QueryVersion(g qmp.Greeting) qmp.Command {
 	return qmp.Command{Run: func(_ context.Context, r *qmp.Request) (any, error) { return g.Version(), r.Args(nil) }}
 }
 
-// Listen makes the socket at path, for this user only (mode 0600), or for the members of a group too (0660); group -1 is none. A socket that
-// no server listens at any more is replaced, as QEMU does.
+// Listen makes the socket at path, for this user only (mode 0600), or for the members of a group too (0660); group -1
+// is none. A socket that no server listens at any more is replaced, as QEMU does.
 func Listen(path string, group int) (*net.UnixListener, error) {
 	if st, err := os.Lstat(path); err == nil {
 		if st.Mode()&os.ModeSocket == 0 {
@@ -62,7 +62,8 @@ func Listen(path string, group int) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// Inherited returns the socket that the process was started with as descriptor fd: a listener or a connection, the other one nil.
+// Inherited returns the socket that the process was started with as descriptor fd: a listener or a connection, the
+// other one nil.
 func Inherited(fd int) (*net.UnixListener, *net.UnixConn, error) {
 	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
 	if err != nil {

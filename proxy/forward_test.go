@@ -202,7 +202,8 @@ func TestNoOOB(t *testing.T) {
 	w.ask(`{"execute":"echo"}`, empty)
 }
 
-// TestDeafClient: a client that does not read what it is told keeps nobody else waiting, not for answers nor for events.
+// TestDeafClient: a client that does not read what it is told keeps nobody else waiting, not for answers nor for
+// events.
 func TestDeafClient(t *testing.T) {
 	f := newFake(t)
 	text := strings.Repeat("x", 1<<20)

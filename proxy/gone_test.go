@@ -46,8 +46,8 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
-// TestQEMULeaves: QEMU ends at some step of a migration. The migration fails, by the name of what happened, the file holds
-// nothing that could be taken for an image, and every later command gets an error at once.
+// TestQEMULeaves: QEMU ends at some step of a migration. The migration fails, by the name of what happened, the file
+// holds nothing that could be taken for an image, and every later command gets an error at once.
 func TestQEMULeaves(t *testing.T) {
 	for _, at := range []string{"human-monitor-command", "query-target", "query-status", "stop", "xen-save-devices-state", "nothing", "query-fdsets"} {
 		t.Run(at, func(t *testing.T) {
@@ -218,8 +218,8 @@ func TestStoppedThenKilled(t *testing.T) {
 	}
 }
 
-// TestGuardianDies: a migration that has got as far as to write its image completes without a guardian. The next one is refused,
-// and the guest goes on.
+// TestGuardianDies: a migration that has got as far as to write its image completes without a guardian. The next one is
+// refused, and the guest goes on.
 func TestGuardianDies(t *testing.T) {
 	f := newFake(t)
 	w := newFront(t, f).dial(t, "")

@@ -17,7 +17,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// migrateIncoming loads a mapped-ram file into a QEMU that waits for a migration, and forwards every other incoming migration.
+// migrateIncoming loads a mapped-ram file into a QEMU that waits for a migration, and forwards every other incoming
+// migration.
 func (p *Proxy) migrateIncoming(ctx context.Context, r *qmp.Request) (any, error) {
 	var args migration.IncomingArgs
 	if err := r.Args(&args); err != nil {
@@ -64,12 +65,13 @@ func (p *Proxy) waits(ctx context.Context) (bool, error) {
 	return m.Status == "" || m.Status == "none", err
 }
 
-// incoming is a migration from a mapped-ram file into a QEMU that waits for one. The proxy writes the pages of large blocks into
-// QEMU's memory. Then QEMU loads a stream from memory, in which the bitmaps of those blocks are empty: QEMU leaves a page that has no bit
-// as it is (read_ramblock_mapped_ram). So no error of the disk reaches QEMU, which would crash or hang.
+// incoming is a migration from a mapped-ram file into a QEMU that waits for one. The proxy writes the pages of large
+// blocks into QEMU's memory. Then QEMU loads a stream from memory, in which the bitmaps of those blocks are empty: QEMU
+// leaves a page that has no bit as it is (read_ramblock_mapped_ram). So no error of the disk reaches QEMU, which would
+// crash or hang.
 //
-// The command is answered when all is loaded, as QEMU answers nothing while it loads. A failure before QEMU's load begins is the
-// command's error, and QEMU still waits.
+// The command is answered when all is loaded, as QEMU answers nothing while it loads. A failure before QEMU's load
+// begins is the command's error, and QEMU still waits.
 type incoming struct {
 	p     *Proxy
 	file  *migration.Incoming
@@ -101,7 +103,8 @@ func (p *Proxy) load(ctx context.Context, r *qmp.Request, a migration.Address, s
 	return in.loadStream(ctx, r, stream, exitOnError)
 }
 
-// maxStreamedBlock is the length, in bytes, up to which blocks go into the stream: ROMs and tables that QEMU has filled itself.
+// maxStreamedBlock is the length, in bytes, up to which blocks go into the stream: ROMs and tables that QEMU has filled
+// itself.
 const maxStreamedBlock = 8 << 20
 
 // streamed reports whether a block's pages go through the stream.

@@ -11,8 +11,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// migrate migrates to a mapped-ram file, and forwards every other migration. Wrong arguments are forwarded as well, so that QEMU
-// refuses them.
+// migrate migrates to a mapped-ram file, and forwards every other migration. Wrong arguments are forwarded as well, so
+// that QEMU refuses them.
 func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	var args migration.MigrateArgs
 	if err := r.Args(&args); err != nil {
@@ -50,8 +50,8 @@ func (p *Proxy) migrate(ctx context.Context, r *qmp.Request) (any, error) {
 	return nil, err
 }
 
-// leftToQEMU returns the reason why QEMU has to do a migration, or "" if the proxy does it. The error is QEMU's for a migration that is
-// not possible now.
+// leftToQEMU returns the reason why QEMU has to do a migration, or "" if the proxy does it. The error is QEMU's for a
+// migration that is not possible now.
 func (p *Proxy) leftToQEMU(ctx context.Context, a migration.Address, s migration.Settings, resume bool) (why string, err error) {
 	switch {
 	case p.out.Active():
@@ -79,7 +79,8 @@ func (p *Proxy) refusesAll(ctx context.Context) bool {
 	return errors.As(p.vm.Migratable(ctx), &refusal)
 }
 
-// start begins a migration by Ramjet's engine. When it has begun, its descriptors and the claim on the pause are given back by ended.
+// start begins a migration by Ramjet's engine. When it has begun, its descriptors and the claim on the pause are given
+// back by ended.
 func (p *Proxy) start(ctx context.Context, r *qmp.Request, a migration.Address, s migration.Settings) error {
 	if err := p.pause.Claim(); err != nil {
 		p.sets.Close()

@@ -11,8 +11,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// TestEventsKeepTheirPlaces: an event that QEMU sends before an answer comes before it, and one that it sends after comes after,
-// whatever the proxy does with the answer.
+// TestEventsKeepTheirPlaces: an event that QEMU sends before an answer comes before it, and one that it sends after
+// comes after, whatever the proxy does with the answer.
 func TestEventsKeepTheirPlaces(t *testing.T) {
 	f := newFake(t)
 	fr := newFront(t, f)

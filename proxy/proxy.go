@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package proxy is a monitor in front of a real QEMU (`ramjet serve --vm`). Clients speak QMP to it as to QEMU and find everything as
-// there, but migrations to and from mapped-ram files are done by Ramjet's engine, on that QEMU's memory and device state.
+// Package proxy is a monitor in front of a real QEMU (`ramjet serve --vm`). Clients speak QMP to it as to QEMU and find
+// everything as there, but migrations to and from mapped-ram files are done by Ramjet's engine, on that QEMU's memory
+// and device state.
 //
 //	client --QMP--> proxy --QMP--> QEMU's monitor
 //	                  |
 //	                  +--> guest memory (/proc/PID), device state (xen-save-devices-state), the client's descriptors
 //
-// Commands, ids, errors, events and descriptors pass both ways unchanged. Descriptor sets are QEMU's own, so that a
-// set can be used for a disk as well. When a migration names a set, the proxy copies its descriptors out of QEMU
-// (pidfd_getfd(2)), checks the whole set, and refuses one that would crash QEMU or lose data before anything is changed.
+// Commands, ids, errors, events and descriptors pass both ways unchanged. Descriptor sets are QEMU's own, so that a set
+// can be used for a disk as well. When a migration names a set, the proxy copies its descriptors out of QEMU
+// (pidfd_getfd(2)), checks the whole set, and refuses one that would crash QEMU or lose data before anything is
+// changed.
 //
-// Not forwarded are migrate and migrate-incoming with a file and the capability mapped-ram, and query-migrate, migrate-continue and
-// migrate_cancel when the last migration was such a one. query-status, cont, stop and query-fdsets are forwarded, and their
-// answers are changed to what QEMU would answer had it migrated by itself.
+// Not forwarded are migrate and migrate-incoming with a file and the capability mapped-ram, and query-migrate,
+// migrate-continue and migrate_cancel when the last migration was such a one. query-status, cont, stop and query-fdsets
+// are forwarded, and their answers are changed to what QEMU would answer had it migrated by itself.
 //
 // While the guest is stopped by a migration, a guardian process is ready to resume it if the proxy dies.
 package proxy
@@ -157,8 +159,8 @@ func (p *Proxy) Close() error {
 	return err
 }
 
-// forward passes r on without its descriptors, and reads the answer. QEMU would keep a descriptor that the command does not take, and
-// give it to a later command that came without one (tcp_chr_recv, qemu_chr_fe_get_msgfd).
+// forward passes r on without its descriptors, and reads the answer. QEMU would keep a descriptor that the command does
+// not take, and give it to a later command that came without one (tcp_chr_recv, qemu_chr_fe_get_msgfd).
 func (p *Proxy) forward(ctx context.Context, r *qmp.Request) (any, error) {
 	for _, f := range r.TakeFiles() {
 		f.Close()

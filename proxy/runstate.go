@@ -57,7 +57,8 @@ func (p *Proxy) stop(ctx context.Context, r *qmp.Request) (any, error) {
 	return answer, err
 }
 
-// human forwards a line for the human monitor, and treats cont, stop and migrate_set_parameter in it as the commands of QMP.
+// human forwards a line for the human monitor, and treats cont, stop and migrate_set_parameter in it as the commands of
+// QMP.
 func (p *Proxy) human(ctx context.Context, r *qmp.Request) (any, error) {
 	var args struct {
 		Line string `json:"command-line"`

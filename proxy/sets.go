@@ -41,8 +41,8 @@ func (p *Proxy) pass(ctx context.Context, r *qmp.Request, args any) (any, error)
 	return result, err
 }
 
-// takeSet copies the descriptors of the set that path names out of QEMU into p.sets. With any other path it does nothing, and
-// opening the path fails or succeeds later.
+// takeSet copies the descriptors of the set that path names out of QEMU into p.sets. With any other path it does
+// nothing, and opening the path fails or succeeds later.
 func (p *Proxy) takeSet(ctx context.Context, path string) (err error) {
 	p.sets.Close()
 	defer func() {
@@ -91,7 +91,8 @@ func optional(s string) *string {
 	return &s
 }
 
-// queryFDSets leaves out the proxy's own set, and includes one whose descriptors were removed while a migration uses them.
+// queryFDSets leaves out the proxy's own set, and includes one whose descriptors were removed while a migration uses
+// them.
 func (p *Proxy) queryFDSets(ctx context.Context, r *qmp.Request) (any, error) {
 	if err := r.Args(nil); err != nil {
 		return nil, err

@@ -64,9 +64,9 @@ func (p *Proxy) applyParameters(ctx context.Context) error {
 	return err
 }
 
-// changeParameters forwards a change of parameters. While compression or TLS is on together with mapped-ram, QEMU refuses every change, even
-// the one that switches compression or TLS off (migrate_params_check looks at the values before the change). Such a change is made with
-// mapped-ram off.
+// changeParameters forwards a change of parameters. While compression or TLS is on together with mapped-ram, QEMU
+// refuses every change, even the one that switches compression or TLS off (migrate_params_check looks at the values
+// before the change). Such a change is made with mapped-ram off.
 func (p *Proxy) changeParameters(ctx context.Context, r *qmp.Request) (any, error) {
 	args := r.Arguments()
 	answer, err := p.forward(ctx, r)

@@ -15,8 +15,8 @@ var documented = version{10, 0}
 // tableFile is the table's name beside the page.
 const tableFile = "conformance-table.md"
 
-// pageHead is the beginning of the page for users. %[1]d and so on are the numbers of rows, answers, comparisons without a difference,
-// and comparisons.
+// pageHead is the beginning of the page for users. %[1]d and so on are the numbers of rows, answers, comparisons
+// without a difference, and comparisons.
 const pageHead = `<!-- Made by make conformance from test/conformance. Do not edit. -->
 
 # ramjet serve and QEMU
@@ -29,7 +29,8 @@ answers: %[1]d rows of commands, %[2]d answers each. %[3]d of the %[4]d comparis
 The differences below are deliberate. There are no others that the test knows of.
 `
 
-// topic is a deliberate difference, for users: a heading, what it means, and the names of the rows of the table that show it.
+// topic is a deliberate difference, for users: a heading, what it means, and the names of the rows of the table that
+// show it.
 type topic struct {
 	title, text string
 	rows        []string
@@ -110,8 +111,8 @@ func totals(rows []row) (answers, same int) {
 	return answers, same
 }
 
-// topicFaults compares the topics with the scenes: each row of a topic exists, and each scene that declares a difference from
-// QEMU 10.0 is in a topic.
+// topicFaults compares the topics with the scenes: each row of a topic exists, and each scene that declares a
+// difference from QEMU 10.0 is in a topic.
 func topicFaults() (faults []string) {
 	mentioned := map[string]bool{}
 	for _, t := range topics {

@@ -44,10 +44,10 @@ import (
 //	reconnect, renew             a new connection, with and without negotiation
 //	restart [incoming]           a new server
 //
-// DIR in a text is the scene's directory. "differs KINDS: REASON" before a step says that these servers answer otherwise than
-// QEMU, and why; "differs KINDS since 11.0: REASON" that they do so with QEMUs from that version on, and "before 11.0" with older
-// ones. Several such lines may stand before a step. No step needs them once QEMU is gone. "only KINDS" before a step skips it for all other servers,
-// and "want ANSWER" is Ramjet's answer whatever QEMU's is.
+// DIR in a text is the scene's directory. "differs KINDS: REASON" before a step says that these servers answer
+// otherwise than QEMU, and why; "differs KINDS since 11.0: REASON" that they do so with QEMUs from that version on, and
+// "before 11.0" with older ones. Several such lines may stand before a step. No step needs them once QEMU is gone.
+// "only KINDS" before a step skips it for all other servers, and "want ANSWER" is Ramjet's answer whatever QEMU's is.
 
 // step is one line of a script.
 type step struct {

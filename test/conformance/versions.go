@@ -4,8 +4,9 @@ package conformance
 
 import "regexp"
 
-// change is something that a version of QEMU changed in many answers. Ramjet's own answers are those of QEMU 10.0, so before answers
-// of a later QEMU are compared, the change is undone in all of them. A change in one or two answers is declared in the scene (differs).
+// change is something that a version of QEMU changed in many answers. Ramjet's own answers are those of QEMU 10.0, so
+// before answers of a later QEMU are compared, the change is undone in all of them. A change in one or two answers is
+// declared in the scene (differs).
 type change struct {
 	since   version
 	pattern *regexp.Regexp
