@@ -55,7 +55,7 @@ func readCommandLine(pid int) (c CommandLine, err error) {
 	return c, err
 }
 
-// givenArgs finds what a QEMU that Ramjet started was given by its user.
+// givenArgs returns the arguments that the user gave for a QEMU which Ramjet started (givenVariable).
 func givenArgs(proc string) []string {
 	var list []cmdline.Argument
 	if json.Unmarshal([]byte(environmentValue(proc, givenVariable)), &list) != nil {
@@ -64,7 +64,7 @@ func givenArgs(proc string) []string {
 	return cmdline.Words(list)
 }
 
-// environmentValue is a variable of a process's environment, or "".
+// environmentValue is the value of a variable in a process's environment, or "".
 func environmentValue(proc, name string) string {
 	b, err := os.ReadFile(proc + "/environ")
 	if err != nil {
@@ -78,7 +78,8 @@ func environmentValue(proc, name string) string {
 	return ""
 }
 
-// settle makes a command line one that can be used again: with the directory that it was started in, and what its configuration files say.
+// settle makes the command line one that can be used again: it adds the directory in which QEMU was started, and puts
+// the contents of configuration files in the place of their names.
 func (c *CommandLine) settle(proc string) {
 	args := cmdline.ParseArgs(c.Args)
 	if relative := args.RelativePaths(); args.LeavesDirectory() && len(relative) > 0 {
@@ -93,7 +94,7 @@ func (c *CommandLine) settle(proc string) {
 	c.Args = expanded.Words()
 }
 
-// Unknown says what of the command line could not be found out, so that a restore needs another one; "" if nothing.
+// Unknown says what could not be found out about the command line, so that a restore needs another one; "" if nothing.
 func (c CommandLine) Unknown() string {
 	switch {
 	case c.config != nil:
@@ -104,7 +105,8 @@ func (c CommandLine) Unknown() string {
 	return ""
 }
 
-// UnknownDirectory says what a command line misses without the directory that it was started in.
+// UnknownDirectory says which path cannot be found because the directory in which QEMU was started is not known; "" if
+// none.
 func (c CommandLine) UnknownDirectory() string {
 	relative := cmdline.ParseArgs(c.Args).RelativePaths()
 	if c.Dir != "" || len(relative) == 0 {
@@ -113,8 +115,9 @@ func (c CommandLine) UnknownDirectory() string {
 	return fmt.Sprintf("the VM was started in a directory that it has left (-daemonize or -chroot), so where %s is cannot be told: give QEMU's arguments after --", relative[0])
 }
 
-// startDirectory finds what the relative paths of a command line start from, for a process that has left that directory: where the
-// files that it has open are, or else where it says that it was started ($PWD), if what it names is there. "": it cannot be found.
+// startDirectory finds the directory in which a process was started that has left it. It tries the directories of the
+// files that the process has open, then $PWD, and returns the first in which all the relative paths exist; "" if there
+// is none.
 func startDirectory(proc string, relative []string) string {
 	open := openFiles(proc)
 	for _, dir := range append(directoriesOf(open, relative), environmentValue(proc, "PWD")) {
@@ -152,7 +155,7 @@ func directoriesOf(open, relative []string) (dirs []string) {
 	return dirs
 }
 
-// allThere tells whether every relative path leads to something in dir, as the process sees it.
+// allThere reports whether every relative path leads to something in dir, as the process sees it.
 func allThere(proc, dir string, relative []string) bool {
 	return !slices.ContainsFunc(relative, func(r string) bool {
 		_, err := os.Stat(fmt.Sprintf("%s/root%s", proc, filepath.Join(dir, r)))

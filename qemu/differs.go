@@ -15,9 +15,9 @@ import (
 // maxDifferences bounds what Differences returns.
 const maxDifferences = 100
 
-// Differences says, half a sentence each, what of the VM is not as its command line says: disks that were replaced by snapshots, commits,
-// mirrors or another medium, disks whose changes end with their QEMU, and devices that were plugged in or out. Whoever starts
-// that command line again gets another VM.
+// Differences says, half a sentence each, what of the VM is not as its command line says: disks that were replaced by
+// snapshots, commits, mirrors or another medium, disks whose changes end with their QEMU, and devices that were plugged
+// in or out. Whoever starts that command line again gets another VM.
 func (vm *VM) Differences(ctx context.Context) ([]string, error) {
 	args := cmdline.ParseArgs(vm.CommandLine.Args)
 	disks, err := ActiveDisks(ctx, vm.QMP, vm.CommandLine.Dir)
@@ -37,7 +37,8 @@ func (vm *VM) Differences(ctx context.Context) ([]string, error) {
 	return differs, err
 }
 
-// deviceDifferences finds devices that were plugged in (DeviceState.hotplugged) and those of the command line that are gone.
+// deviceDifferences finds devices that were plugged in (DeviceState.hotplugged) and those of the command line that are
+// gone.
 func (vm *VM) deviceDifferences(ctx context.Context, args cmdline.Args) (differs []string, err error) {
 	here := map[string]bool{}
 	anonymous := 0

@@ -12,7 +12,7 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// explainLock adds to what QEMU says of a disk's lock, which is mostly no name, which disk it is and what can be done.
+// explainLock adds the disk and advice to QEMU's error about a disk's lock, which mostly names none.
 func (c CommandLine) explainLock(said string) string {
 	if !strings.Contains(said, "Failed to get ") || !strings.Contains(said, " lock") {
 		return said
@@ -33,8 +33,8 @@ func (c CommandLine) explainLock(said string) string {
 	return said
 }
 
-// locked tells whether another process has one of QEMU's locks on an image (raw_apply_lock_bytes: bytes 100 to 103 for what it does with
-// it, 200 to 203 for what it lets nobody else do).
+// locked reports whether another process has one of QEMU's locks on an image (raw_apply_lock_bytes: bytes 100 to 103
+// for what it does with it, 200 to 203 for what it lets nobody else do).
 func locked(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {

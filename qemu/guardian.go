@@ -225,8 +225,9 @@ var cgroupRoots = map[string][]string{
 	"freezer": {"/sys/fs/cgroup/freezer"},
 }
 
-// joinCgroups moves the process pid into the control groups of another, as far as those can be frozen and that is allowed. A
-// guardian that shares QEMU's groups cannot be frozen together with ramjet while the guest's owner waits for the guest.
+// joinCgroups moves the process pid into the control groups of another, as far as those can be frozen and that is
+// allowed. A guardian that shares QEMU's groups cannot be frozen together with ramjet while the guest's owner waits for
+// the guest.
 func joinCgroups(pid, other int) {
 	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", other))
 	if err != nil {

@@ -41,8 +41,8 @@ func TestGuardianReads(t *testing.T) {
 	}
 }
 
-// TestGuardianFiles has the guardian remove the file that was named when it started, wherever its directory is by now, and no other
-// that is named in its orders: who gives them may have been taken over. (Issue 15, point 18.)
+// TestGuardianFiles has the guardian remove the file that was named when it started, wherever its directory is by now,
+// and no other that is named in its orders: who gives them may have been taken over. (Issue 15, point 18.)
 func TestGuardianFiles(t *testing.T) {
 	ours, theirs := connected(t)
 	go func() {

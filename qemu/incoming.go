@@ -27,7 +27,7 @@ type Incoming struct {
 	before  leftovers
 }
 
-// setPID says which process QEMU is, or leads to it.
+// setPID sets the process of QEMU, or of the wrapper that runs it.
 func (in *Incoming) setPID(pid int) {
 	if pid != in.PID {
 		in.PID = pid
@@ -35,7 +35,7 @@ func (in *Incoming) setPID(pid int) {
 	}
 }
 
-// explain adds what QEMU itself said to an error, when QEMU has ended over it.
+// explain replaces an error by what QEMU said last if QEMU has ended.
 func (in *Incoming) explain(err error) error {
 	select {
 	case <-in.exited:
@@ -49,13 +49,13 @@ func (in *Incoming) explain(err error) error {
 	return fmt.Errorf("QEMU ended with %s: %w", in.cmd.ProcessState, err)
 }
 
-// Loading is a state stream that QEMU has and waits to load.
+// Loading is a state stream that QEMU is ready to load.
 type Loading struct {
 	in  *Incoming
 	set int64
 }
 
-// Offer passes QEMU the stream that it is to take its state from: file, a descriptor open for reading.
+// Offer passes QEMU the file with its state, which is open for reading.
 func (in *Incoming) Offer(ctx context.Context, file *os.File) (*Loading, error) {
 	on := []capability{{"mapped-ram", true}, {"events", true}}
 	if err := in.setCapabilities(ctx, on); err != nil {
@@ -68,7 +68,7 @@ func (in *Incoming) Offer(ctx context.Context, file *os.File) (*Loading, error) 
 	return &Loading{in, set}, nil
 }
 
-// Load returns when all of the state is there.
+// Load has QEMU load the state, and returns when all of it is loaded.
 func (l *Loading) Load(ctx context.Context) error {
 	events, cancel := l.in.QMP.Subscribe("MIGRATION")
 	defer cancel()
@@ -79,7 +79,8 @@ func (l *Loading) Load(ctx context.Context) error {
 	if err := l.in.loaded(ctx, events); err != nil {
 		return err
 	}
-	// The VM's next migration is somebody else's business. (When the guest runs this takes longer than now: QEMU has one lock for both.)
+	// The next migration is not ours, and gets QEMU's defaults. This is faster before the guest runs: QEMU has one lock
+	// for both.
 	off := []capability{{"mapped-ram", false}, {"events", false}}
 	return errors.Join(l.in.setCapabilities(ctx, off), l.in.QMP.RemoveFDSet(ctx, l.set))
 }
@@ -108,7 +109,7 @@ func (in *Incoming) loaded(ctx context.Context, events <-chan qmp.Event) error {
 
 var unknownSection = cmdline.Lazily(`Unknown (?:savevm|ramblock)[^']*'([^']+)'`)
 
-// missingDevice adds to what QEMU says of a state that it has no device for what can be done.
+// missingDevice adds advice to the error of a QEMU that has no device for a part of the state.
 func missingDevice(said string) string {
 	m := unknownSection().FindStringSubmatch(said)
 	if m == nil {
@@ -138,7 +139,7 @@ func (in *Incoming) Cont(ctx context.Context) error {
 	return err
 }
 
-// Release lets go of the VM: from here on it lives by itself. It returns QEMU's end.
+// Release leaves the VM to itself. The channel that it returns is closed when QEMU has ended.
 func (in *Incoming) Release() <-chan struct{} {
 	in.leash.release()
 	in.QMP.Close()
@@ -156,7 +157,7 @@ func (in *Incoming) ExitCode() int {
 	return in.cmd.ProcessState.ExitCode()
 }
 
-// Signal passes a signal on to QEMU.
+// Signal sends QEMU a signal.
 func (in *Incoming) Signal(s os.Signal) {
 	if n, ok := s.(syscall.Signal); ok && in.PID != in.cmd.Process.Pid {
 		_ = syscall.Kill(in.PID, n)
@@ -165,7 +166,7 @@ func (in *Incoming) Signal(s os.Signal) {
 	_ = in.cmd.Process.Signal(s)
 }
 
-// Kill ends a QEMU that did not come to run, and removes the sockets and files that it made.
+// Kill ends a QEMU whose guest has not run, and removes the sockets and files that QEMU made.
 func (in *Incoming) Kill() error {
 	if in.QMP != nil {
 		in.QMP.Close()
@@ -180,11 +181,11 @@ func (in *Incoming) Kill() error {
 	return nil
 }
 
-// leftovers are the sockets and files that a command line has QEMU make, as they were before it started: nil for those that were not there.
-// One that is killed before its guest ran leaves them.
+// leftovers are the sockets and files that QEMU makes by its command line, and leaves when it is killed: each as it was
+// before QEMU started, nil if it did not exist.
 type leftovers map[string]os.FileInfo
 
-// lookBefore notes what is there before QEMU is started.
+// lookBefore is to be called before QEMU is started.
 func (l *Launch) lookBefore() leftovers {
 	before := leftovers{}
 	for _, e := range l.FinalArgs().Exclusive(l.Dir) {
@@ -196,7 +197,7 @@ func (l *Launch) lookBefore() leftovers {
 	return before
 }
 
-// remove removes what QEMU made: files where there were none, and sockets that are not those of before.
+// remove removes what QEMU made: files that did not exist, and sockets that are other ones than before.
 func (before leftovers) remove() {
 	for path, was := range before {
 		now, err := os.Lstat(path)

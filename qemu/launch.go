@@ -19,27 +19,27 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// Launch is a QEMU to be started that waits for its state to come in.
+// Launch describes a QEMU to be started that waits for its state (-incoming defer).
 type Launch struct {
 	CommandLine
-	// Wrapper are the words before QEMU, a program that runs it: nice -n 5.
+	// Wrapper is a command that runs QEMU: nice -n 5.
 	Wrapper []string
-	// Given are the arguments as the user gave them, before memory was mapped from files: those that a later save is to record.
+	// Given are the arguments as the user gave them, before memory was mapped from files. A later save records these.
 	Given []string
-	// Socket is where the VM's own QMP monitor is to listen; empty: where Args say.
+	// Socket is the path at which the VM's own QMP monitor is to listen; empty: the one that Args name.
 	Socket string
 	Files  []*os.File // inherited as descriptors FirstFile, FirstFile+1, ...
 	Detach bool       // in a session of its own, with no terminal, outliving us
 }
 
-// FirstFile is the number that the first of a Launch's files has in QEMU; one below is our own monitor. It is high, so that no option which
-// was meant for another process's descriptors (fd=3) finds one of these.
+// FirstFile is the descriptor in QEMU of the first of a Launch's files; the one below is our own monitor's. The number
+// is high, so that an option which was meant for another process's descriptors (fd=3) does not find one of these.
 const FirstFile = 201
 
 const monitorFD = FirstFile - 1
 
-// FinalArgs is the command line that QEMU gets: Args without what would make it do anything else than wait for
-// its state, with our monitor and the user's.
+// FinalArgs is the command line that QEMU gets: Args with our monitor and the user's, without options that would start
+// the machine in another way than waiting for its state.
 func (l *Launch) FinalArgs() cmdline.Args {
 	args := l.usersArgs()
 	id := args.FreeID("ramjet")
@@ -49,8 +49,8 @@ func (l *Launch) FinalArgs() cmdline.Args {
 
 func monitorChardev(id string) string { return fmt.Sprintf("socket,id=%s,fd=%d", id, monitorFD) }
 
-// givenVariable is what the environment of a QEMU that we start calls the command line that its user gave, as a
-// JSON list. Its own one speaks of descriptors that no other process has.
+// givenVariable is the variable that has the user's command line, a JSON list, in the environment of a QEMU that we
+// start. The QEMU's own command line has descriptors in it that no other process has.
 const givenVariable = "RAMJET_COMMAND_LINE"
 
 func (l *Launch) environment() ([]string, error) {
@@ -59,7 +59,7 @@ func (l *Launch) environment() ([]string, error) {
 	return append(os.Environ(), givenVariable+"="+string(b)), err
 }
 
-// LoadingArgs is a command line with which QEMU loads a stream in the file path by itself, without us.
+// LoadingArgs is a command line with which QEMU loads the image at path by itself.
 func (l *Launch) LoadingArgs(path string, paused bool) cmdline.Args {
 	args := l.usersArgs().With("global", "migration.mapped-ram=on").With("incoming", "file:"+path)
 	if paused {
@@ -68,7 +68,7 @@ func (l *Launch) LoadingArgs(path string, paused bool) cmdline.Args {
 	return args
 }
 
-// usersArgs is Args with the user's monitor, without what would start the machine in another way.
+// usersArgs are Args with the user's monitor, without options that would start the machine in another way.
 func (l *Launch) usersArgs() cmdline.Args {
 	args := cmdline.ParseArgs(l.Args).Without("incoming", "S", "daemonize", "loadvm", "preconfig")
 	if l.Socket != "" {
@@ -77,7 +77,7 @@ func (l *Launch) usersArgs() cmdline.Args {
 	return args
 }
 
-// checkMonitors refuses monitor sockets that somebody still serves, and paths where none can be made.
+// checkMonitors refuses paths of monitors at which another process listens, or no socket can be made.
 func (l *Launch) checkMonitors(args cmdline.Args) error {
 	for _, m := range args.Monitors() {
 		if m.Path == "" {
@@ -97,48 +97,28 @@ func (l *Launch) checkMonitors(args cmdline.Args) error {
 	return nil
 }
 
-// Start starts it and talks to its monitor.
+// Start starts QEMU and waits for the greeting of its monitor.
 func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, err
 	}
 	defer theirs.Close()
-	words := append(slices.Clone(l.Wrapper), l.Executable)
-	words = append(words, l.FinalArgs().Words()...)
 	in := &Incoming{exited: make(chan struct{}), wrapped: len(l.Wrapper) > 0, before: l.lookBefore()}
 	in.CommandLine = l.CommandLine
-	in.cmd = exec.Command(words[0], words[1:]...)
-	in.cmd.Dir = l.Dir
-	if in.cmd.Env, err = l.environment(); err != nil {
-		ours.Close()
-		return nil, err
+	if in.cmd, err = l.command(theirs); err == nil {
+		in.stderr, err = newStderrLog(l.Detach)
 	}
-	in.cmd.ExtraFiles = append(make([]*os.File, monitorFD-firstExtra), append([]*os.File{theirs}, l.Files...)...)
-	if in.stderr, err = newStderrLog(l.Detach); err != nil {
+	if err != nil {
 		ours.Close()
 		return nil, err
 	}
 	in.cmd.Stderr = in.stderr.sink()
-	if l.Detach {
-		in.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	} else {
-		in.cmd.Stdin, in.cmd.Stdout = os.Stdin, os.Stdout
-	}
-	if in.leash, err = newLeash(ours); err == nil {
-		if err = in.cmd.Start(); err != nil {
-			in.leash.release()
-			err = fmt.Errorf("cannot start QEMU: %w", err)
-		}
-	}
-	if err != nil {
+	if err := in.run(ours); err != nil {
 		in.stderr.close()
 		ours.Close()
 		return nil, err
 	}
-	in.stderr.started()
-	in.setPID(in.cmd.Process.Pid)
-	go func() { in.cmd.Wait(); close(in.exited) }()
 	in.QMP, err = l.connect(ctx, ours, in)
 	if err != nil {
 		return nil, errors.Join(in.explain(err), in.Kill())
@@ -149,11 +129,43 @@ func (l *Launch) Start(ctx context.Context) (*Incoming, error) {
 	return in, nil
 }
 
+// command is the process to start, which inherits QEMU's end of the connection to its monitor.
+func (l *Launch) command(monitor *os.File) (*exec.Cmd, error) {
+	words := append(slices.Clone(l.Wrapper), l.Executable)
+	words = append(words, l.FinalArgs().Words()...)
+	c := exec.Command(words[0], words[1:]...)
+	c.Dir = l.Dir
+	c.ExtraFiles = append(make([]*os.File, monitorFD-firstExtra), append([]*os.File{monitor}, l.Files...)...)
+	if l.Detach {
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	} else {
+		c.Stdin, c.Stdout = os.Stdin, os.Stdout
+	}
+	var err error
+	c.Env, err = l.environment()
+	return c, err
+}
+
+// run starts the process, with a leash beside it.
+func (in *Incoming) run(monitor *net.UnixConn) (err error) {
+	if in.leash, err = newLeash(monitor); err != nil {
+		return err
+	}
+	if err := in.cmd.Start(); err != nil {
+		in.leash.release()
+		return fmt.Errorf("cannot start QEMU: %w", err)
+	}
+	in.stderr.started()
+	in.setPID(in.cmd.Process.Pid)
+	go func() { in.cmd.Wait(); close(in.exited) }()
+	return nil
+}
+
 // firstExtra is the number that the first of exec.Cmd's ExtraFiles has.
 const firstExtra = 3
 
-// connect waits for the greeting, which comes when QEMU has set the machine up, or for the end of QEMU, or until it is seen to wait
-// for something that does not come.
+// connect waits for the greeting, which comes when QEMU has set the machine up. It fails when QEMU ends, or waits for
+// something that does not come.
 func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) (*qmp.Client, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -172,10 +184,10 @@ func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) 
 	return m, err
 }
 
-// startTimeout is generous: a QEMU that preallocates much memory takes long to greet.
+// startTimeout bounds the wait for the greeting. A QEMU that preallocates much memory takes minutes.
 const startTimeout = 5 * time.Minute
 
-// FindExecutable looks a QEMU up as a shell would, and says how to go on without one.
+// FindExecutable returns the absolute path of the program that a shell would run by this name.
 func FindExecutable(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {

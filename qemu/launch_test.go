@@ -115,7 +115,8 @@ func TestFindExecutable(t *testing.T) {
 	}
 }
 
-// TestGivenArguments has a command line that is not UTF-8 come back from the environment that a restored QEMU has. (Issue 15, point 17.)
+// TestGivenArguments has a command line that is not UTF-8 come back from the environment that a restored QEMU has.
+// (Issue 15, point 17.)
 func TestGivenArguments(t *testing.T) {
 	given := []string{"-drive", "file=/x/\xe9.img", "-name", "été"}
 	l := &Launch{Given: given}

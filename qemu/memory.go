@@ -39,8 +39,8 @@ func QueryRAMBlocks(ctx context.Context, m *qmp.Client) ([]RAMBlock, error) {
 
 var errNoAddresses = errors.New("it has no host addresses: this QEMU is older than 8.0; save with --engine=qemu if it is 9.1 or newer, else upgrade QEMU")
 
-// parseRAMBlocks takes lines of: name, page size "4 KiB", offset, used, total, host address, ro or rw. A name may be empty
-// or hold spaces, so a line is read from its end.
+// parseRAMBlocks takes lines of: name, page size "4 KiB", offset, used, total, host address, ro or rw. A name may be
+// empty or hold spaces, so a line is read from its end.
 func parseRAMBlocks(text string) ([]RAMBlock, error) {
 	lines := strings.Split(strings.ReplaceAll(text, "\r", ""), "\n")
 	if !strings.Contains(lines[0], "Block Name") {
@@ -117,7 +117,8 @@ func (vm *VM) OpenMemory(b RAMBlock, access guestmem.Access) (guestmem.Memory, e
 // ptraceScope is where Yama says who may look into which process (Documentation/admin-guide/LSM/Yama.rst).
 var ptraceScope = "/proc/sys/kernel/yama/ptrace_scope"
 
-// adviceOnSharing says how a block that may not be looked at could be in shared memory, for which no ptrace(2) access is needed.
+// adviceOnSharing says how a block that may not be looked at could be in shared memory, for which no ptrace(2) access
+// is needed.
 func (vm *VM) adviceOnSharing(b RAMBlock, err error) string {
 	scope, _ := os.ReadFile(ptraceScope)
 	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {

@@ -15,8 +15,8 @@ type Migration struct {
 	Channels     int   // with multifd; 0: without
 	Direct       bool  // needs Channels
 	MaxBandwidth int64 // bytes a second; 0: no limit
-	// Switchover, if not nil, is asked when QEMU has stopped the guest, which it does itself, and before it completes the file. An
-	// error ends the migration, and the guest goes on; only without Channels, see Hurry.
+	// Switchover, if not nil, is asked when QEMU has stopped the guest, which it does itself, and before it completes
+	// the file. An error ends the migration, and the guest goes on; only without Channels, see Hurry.
 	Switchover func() error
 }
 
@@ -44,8 +44,9 @@ type MigratedRAM struct {
 
 // Hurry are the commands that bring a migration to its end soon.
 //
-// With channels it is not cancelled: that is the end of QEMU 10.0.2 in one of twenty cases (a channel's thread uses what has
-// been freed), with none of 600 without channels. It goes on without a limit instead; what it writes is nobody's any more.
+// With channels it is not cancelled: that is the end of QEMU 10.0.2 in one of twenty cases (a channel's thread uses
+// what has been freed), with none of 600 without channels. It goes on without a limit instead; what it writes is
+// nobody's any more.
 func (m Migration) Hurry() []Command {
 	if m.Channels > 0 {
 		return []Command{{"migrate-set-parameters", map[string]any{"max-bandwidth": 0}}}
@@ -53,7 +54,8 @@ func (m Migration) Hurry() []Command {
 	return []Command{{Execute: "migrate_cancel"}}
 }
 
-// Migrate has QEMU migrate to uri and waits for the end. When ctx ends first it comes soon (Migration.Hurry), and Migrate returns then.
+// Migrate has QEMU migrate to uri and waits for the end. When ctx ends first it comes soon (Migration.Hurry), and
+// Migrate returns then.
 func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func(context.Context, MigratedRAM) error) error {
 	if err := vm.QMP.Execute(ctx, "migrate", map[string]any{"uri": uri}, nil); err != nil {
 		return fmt.Errorf("QEMU does not start to save: %w", err)
@@ -113,8 +115,8 @@ func (vm *VM) Migrate(ctx context.Context, m Migration, uri string, observe func
 }
 
 // MigrationOver waits until QEMU has cleaned up after a migration, of whatever end. It says that a migration has failed
-// before its channels' threads are gone, and takes settings then; one without multifd makes it forget the threads, and crash
-// (seen on 10.0.2: a fault in the main thread, once in some hundred migrations that were cancelled).
+// before its channels' threads are gone, and takes settings then; one without multifd makes it forget the threads, and
+// crash (seen on 10.0.2: a fault in the main thread, once in some hundred migrations that were cancelled).
 func (vm *VM) MigrationOver(ctx context.Context) error {
 	for {
 		var instances json.RawMessage
@@ -128,8 +130,8 @@ func (vm *VM) MigrationOver(ctx context.Context) error {
 	}
 }
 
-// migrating looks at the answer to query-yank: what can be pulled out of a migration that hangs is there until the end of
-// migrate_fd_cleanup.
+// migrating looks at the answer to query-yank: what can be pulled out of a migration that hangs is there until the end
+// of migrate_fd_cleanup.
 func migrating(instances []byte) bool {
 	var list []struct{ Type string }
 	_ = json.Unmarshal(instances, &list)

@@ -16,8 +16,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// CheckFree refuses a command line that asks for what another process has: QEMU would take a socket's path away from a VM
-// that runs (unix_listen_saddr unlinks it), begin its log file anew, and write over its memory and its disks.
+// CheckFree refuses a command line that asks for what another process has: QEMU would take a socket's path away from a
+// VM that runs (unix_listen_saddr unlinks it), begin its log file anew, and write over its memory and its disks.
 func (l *Launch) CheckFree() error {
 	args := l.FinalArgs()
 	if err := l.checkMonitors(args); err != nil {
@@ -53,7 +53,7 @@ func checkFree(wanted []cmdline.Exclusive) error {
 // plainWrappers run QEMU where they were started themselves; others may take it to another network (ip netns exec).
 var plainWrappers = []string{"nice", "ionice", "env", "taskset", "numactl", "chrt", "setpriv", "prlimit", "time", "nohup", "setsid", "stdbuf", "sudo"}
 
-// sameNetwork tells whether QEMU will have this process's network, as far as is known.
+// sameNetwork reports whether QEMU will have this process's network, as far as is known.
 func (l *Launch) sameNetwork() bool {
 	return len(l.Wrapper) == 0 || slices.Contains(plainWrappers, filepath.Base(l.Wrapper[0]))
 }
@@ -70,8 +70,9 @@ func wayOut(e cmdline.Exclusive) string {
 	return "end that first, or give this VM another" + after
 }
 
-// taken tells whether another process has it, and which, if that can be found out. Of what leaves no trace on this host the command
-// lines of its QEMUs tell, and of disks too: one that waits for its state, or was restored paused, has not opened them for writing yet.
+// taken reports whether another process has it, and which, if that can be found out. Of what leaves no trace on this
+// host the command lines of its QEMUs tell, and of disks too: one that waits for its state, or was restored paused, has
+// not opened them for writing yet.
 func taken(e cmdline.Exclusive, qemus func() []otherQEMU) (p process, is bool) {
 	switch e.Kind {
 	case cmdline.SocketKind:
@@ -93,13 +94,13 @@ func taken(e cmdline.Exclusive, qemus func() []otherQEMU) (p process, is bool) {
 	return process{}, false
 }
 
-// OfDirectory tells whether an Exclusive is memory in a directory, in which every QEMU makes a file of its own.
+// OfDirectory reports whether an Exclusive is memory in a directory, in which every QEMU makes a file of its own.
 func OfDirectory(e cmdline.Exclusive) bool {
 	st, err := os.Stat(e.Name)
 	return e.Kind == cmdline.MemoryFileKind && err == nil && st.IsDir()
 }
 
-// writtenBy tells whether another process has a file open for writing.
+// writtenBy reports whether another process has a file open for writing.
 func writtenBy(path string, kind cmdline.Kind) (process, bool) {
 	var st unix.Stat_t
 	if unix.Stat(path, &st) != nil {
@@ -124,8 +125,8 @@ func writtenBy(path string, kind cmdline.Kind) (process, bool) {
 	return holding(sameFile(&st), true)
 }
 
-// openedForWriting asks the kernel whether anybody has a file open for writing, or mapped so: a read lease is refused then (fcntl(2),
-// F_SETLEASE). It may be asked by the file's owner and root, of file systems of this host.
+// openedForWriting asks the kernel whether anybody has a file open for writing, or mapped so: a read lease is refused
+// then (fcntl(2), F_SETLEASE). It may be asked by the file's owner and root, of file systems of this host.
 func openedForWriting(path string) (bool, error) {
 	f, err := os.Open(path)
 	if err != nil {

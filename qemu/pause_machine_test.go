@@ -14,8 +14,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// machine is the part of QEMU 10 that a pause deals with: run states, the commands that change them, and their events. Each
-// method but execute is what a command of another monitor, or the guest, does.
+// machine is the part of QEMU 10 that a pause deals with: run states, the commands that change them, and their events.
+// Each method but execute is what a command of another monitor, or the guest, does.
 type machine struct {
 	server *qmp.Server // nil for one that nobody is connected to
 

@@ -70,8 +70,9 @@ func (c cell) want(shadow *machine) string {
 	return shadow.now()
 }
 
-// TestPauseMatrix does everything to everybody: each cell of the matrix. What must hold in each: an image is of one moment, and says
-// what the VM was in it; when all is over the VM does what it would do had nobody saved it, or what --then says.
+// TestPauseMatrix does everything to everybody: each cell of the matrix. What must hold in each: an image is of one
+// moment, and says what the VM was in it; when all is over the VM does what it would do had nobody saved it, or what
+// --then says.
 func TestPauseMatrix(t *testing.T) {
 	var wg sync.WaitGroup
 	few := make(chan struct{}, 4) // at a time, of those that do not wait
@@ -234,7 +235,8 @@ func (p *Pause) mute(on bool) {
 	p.muted = on
 }
 
-// TestPauseCancelMeetsStop: a cancel comes while stop is on its way to the monitor, which takes a while. Cont must not overtake it.
+// TestPauseCancelMeetsStop: a cancel comes while stop is on its way to the monitor, which takes a while. Cont must not
+// overtake it.
 func TestPauseCancelMeetsStop(t *testing.T) {
 	for _, delay := range []string{"before it is sent", "after it is sent"} {
 		m, vm := newMachine(t, "running")
@@ -267,7 +269,8 @@ func TestPauseCancelMeetsStop(t *testing.T) {
 	}
 }
 
-// TestPauseMaxLength: a pause that gets too long ends while its work hangs, and says so; one of somebody else's does not.
+// TestPauseMaxLength: a pause that gets too long ends while its work hangs, and says so; one of somebody else's does
+// not.
 func TestPauseMaxLength(t *testing.T) {
 	for _, status := range []string{"running", "paused"} {
 		m, vm := newMachine(t, status)
@@ -359,7 +362,8 @@ func TestPauseLock(t *testing.T) {
 	}
 }
 
-// TestPauseByQEMU: QEMU stops the guest itself at the end of its migration. Who stopped it before is not ours to let go on.
+// TestPauseByQEMU: QEMU stops the guest itself at the end of its migration. Who stopped it before is not ours to let go
+// on.
 func TestPauseByQEMU(t *testing.T) {
 	for _, c := range []struct {
 		found     string

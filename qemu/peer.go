@@ -16,8 +16,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// checkPeer refuses a monitor that is another process's than vm.PID. Whoever has the other end of the connection is the monitor's QEMU:
-// not the process that SO_PEERCRED names, which only has made the socket that it listens on.
+// checkPeer refuses a monitor that is another process's than vm.PID. Whoever has the other end of the connection is the
+// monitor's QEMU: not the process that SO_PEERCRED names, which only has made the socket that it listens on.
 func checkPeer(monitor *qmp.Client, socket string, pid int) error {
 	inode, err := peerInode(monitor)
 	if err != nil {
@@ -33,7 +33,8 @@ func checkPeer(monitor *qmp.Client, socket string, pid int) error {
 	return nil // it cannot be seen: process of another user, or another pid namespace
 }
 
-// checkListener is checkPeer where the kernel does not tell the two ends of a connection: it refuses a listener that is another QEMU.
+// checkListener is checkPeer where the kernel does not tell the two ends of a connection: it refuses a listener that is
+// another QEMU.
 func checkListener(monitor *qmp.Client, socket string, pid int) error {
 	listener, err := monitor.PeerPID()
 	if err != nil || listener == pid {
@@ -46,8 +47,8 @@ func checkListener(monitor *qmp.Client, socket string, pid int) error {
 	return nil
 }
 
-// peerInode is the inode of the socket at the other end of a monitor's connection: netlink's answer to a question about our own
-// (sock_diag(7), UNIX_DIAG_PEER).
+// peerInode is the inode of the socket at the other end of a monitor's connection: netlink's answer to a question about
+// our own (sock_diag(7), UNIX_DIAG_PEER).
 func peerInode(monitor *qmp.Client) (uint64, error) {
 	f, err := monitor.File()
 	if err != nil {
@@ -99,7 +100,8 @@ func unixDiagRequest(inode uint32) []byte {
 	return order.AppendUint64(b, ^uint64(0))
 }
 
-// unixDiagPeer takes the answer: nlmsghdr, struct unix_diag_msg of 16 bytes, then attributes of length u16 and type u16.
+// unixDiagPeer takes the answer: nlmsghdr, struct unix_diag_msg of 16 bytes, then attributes of length u16 and type
+// u16.
 func unixDiagPeer(b []byte) (uint64, error) {
 	if len(b) < netlinkHeader+16 || order.Uint16(b[4:]) != sockDiagByFamily {
 		return 0, errors.New("the kernel does not tell the other end of a socket")
@@ -117,8 +119,8 @@ func unixDiagPeer(b []byte) (uint64, error) {
 	return 0, errors.New("the other end of the monitor's socket is not told")
 }
 
-// socketOf is the path by which this process finds a socket that process pid names: it may see other files, in a mount namespace
-// or below a root directory of its own.
+// socketOf is the path by which this process finds a socket that process pid names: it may see other files, in a mount
+// namespace or below a root directory of its own.
 func socketOf(pid int, path string) string {
 	proc := fmt.Sprintf("/proc/%d", pid)
 	theirs, err := os.Readlink(proc + "/ns/mnt")
@@ -132,8 +134,8 @@ func socketOf(pid int, path string) string {
 	return path
 }
 
-// explainBusy finds out why a monitor takes a connection and does not answer: a QEMU that has as many descriptors as it may have cannot
-// accept another one, and has no client.
+// explainBusy finds out why a monitor takes a connection and does not answer: a QEMU that has as many descriptors as it
+// may have cannot accept another one, and has no client.
 func explainBusy(err error) error {
 	var busy *qmp.BusyError
 	if !errors.As(err, &busy) || busy.PID == 0 {
@@ -153,10 +155,12 @@ func (vm *VM) explainLimit(err error) error {
 	return err
 }
 
-// neededDescriptors is how many a save has QEMU open at a time: connections to its monitor, what is passed to it, and its copies of that.
+// neededDescriptors is how many a save has QEMU open at a time: connections to its monitor, what is passed to it, and
+// its copies of that.
 const neededDescriptors = 4
 
-// descriptorLimit is an error if a process has as many descriptors open as it may have (RLIMIT_NOFILE), or all but spare, else nil.
+// descriptorLimit is an error if a process has as many descriptors open as it may have (RLIMIT_NOFILE), or all but
+// spare, else nil.
 func descriptorLimit(pid int, spare uint64) error {
 	var limit unix.Rlimit
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

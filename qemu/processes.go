@@ -53,7 +53,8 @@ func processes() (pids []int) {
 	return pids
 }
 
-// holding finds a process that has a descriptor which match wants. Those of processes of other users are seen by root only.
+// holding finds a process that has a descriptor which match wants. Those of processes of other users are seen by root
+// only.
 func holding(match func(st *unix.Stat_t) bool, writing bool) (process, bool) {
 	for _, pid := range processes() {
 		if holds(pid, match, writing) {
@@ -128,7 +129,7 @@ func otherQEMUs() (found []otherQEMU) {
 	return found
 }
 
-// wants tells whether its command line asks for the same as e does here.
+// wants reports whether its command line asks for the same as e does here.
 func (q otherQEMU) wants(e cmdline.Exclusive) bool {
 	for _, o := range q.args.Exclusive(q.dir) {
 		switch {
@@ -144,7 +145,7 @@ func (q otherQEMU) wants(e cmdline.Exclusive) bool {
 	return false
 }
 
-// sameFileIn tells whether a path as process pid sees it is the same file as ours here.
+// sameFileIn reports whether a path as process pid sees it is the same file as ours here.
 func sameFileIn(pid int, theirs, ours string) bool {
 	var a, b unix.Stat_t
 	if unix.Stat(fmt.Sprintf("/proc/%d/root%s", pid, theirs), &a) != nil || unix.Stat(ours, &b) != nil {
@@ -153,7 +154,7 @@ func sameFileIn(pid int, theirs, ours string) bool {
 	return sameFile(&b)(&a)
 }
 
-// sameNetwork tells whether a process sees the same network interfaces and addresses as this one.
+// sameNetwork reports whether a process sees the same network interfaces and addresses as this one.
 func sameNetwork(pid int) bool {
 	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", pid))
 	if err != nil {

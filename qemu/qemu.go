@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package qemu deals with a stock QEMU from outside: attaches to one that runs, takes its device
-// state, finds its memory, launches another from an image.
+// Package qemu works with a stock QEMU from outside: it attaches to a running one (Attach), finds its memory, takes its
+// device state, stops its guest for a save (Pause), and starts another QEMU that loads an image (Launch).
 //
-// What it takes from QEMU, and since when: `info ramblock` with host addresses (8.0),
-// xen-save-devices-state over a descriptor set on any machine type, mapped-ram loading (9.0;
-// with descriptor sets 9.1). While a VM is stopped on our behalf, a guardian process stands by that
-// lets it go on should this process be killed.
+// It needs from QEMU `info ramblock` with host addresses (since 8.0), xen-save-devices-state into a descriptor set on
+// any machine type, and mapped-ram loading (9.0; with descriptor sets 9.1). While a guest is stopped for a save a
+// guardian process stands by, which lets the guest go on if this process is killed.
 package qemu
 
 import (
@@ -23,7 +22,7 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// VM is a running QEMU that we hold the monitor of.
+// VM is a running QEMU, with a connection to its monitor.
 type VM struct {
 	QMP         *qmp.Client
 	Socket      string // the monitor's path
@@ -36,8 +35,8 @@ type VM struct {
 	gone    bool     // when this was closed
 }
 
-// Attach takes the VM's monitor and learns what it is. Without a socket it is looked for on pid's command
-// line; without a pid it is the socket's peer.
+// Attach connects to a VM's monitor and finds out what the VM is. An empty socket is looked up on the command line of
+// the process pid; without a pid (0) the process is the peer of the socket.
 func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 	if socket == "" {
 		cl, err := readCommandLine(pid)
@@ -57,7 +56,7 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 	return AttachMonitor(ctx, monitor, socket, pid)
 }
 
-// AttachMonitor is Attach with a connection to the monitor, which it takes over.
+// AttachMonitor is Attach with a connection to the monitor, which belongs to the VM from then on.
 func AttachMonitor(ctx context.Context, monitor *qmp.Client, socket string, pid int) (*VM, error) {
 	vm := &VM{QMP: monitor, Socket: socket, PID: pid}
 	if err := vm.learn(ctx); err != nil {
@@ -78,11 +77,11 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 	if vm.CommandLine, err = readCommandLine(vm.PID); err != nil {
 		return err
 	}
-	// Later, when rights are given up, this cannot be looked at any more.
+	// This cannot be read later, when rights have been given up.
 	if err := descriptorLimit(vm.PID, neededDescriptors); err != nil {
 		return err
 	}
-	// A descriptor tells of its end even where /proc is out of reach by then (package sandbox).
+	// An open descriptor shows the end of the process even when /proc cannot be reached any more (package sandbox).
 	vm.cmdline, _ = os.Open(fmt.Sprintf("/proc/%d/cmdline", vm.PID))
 	if vm.MachineType, err = machineType(ctx, vm.QMP); err != nil {
 		return err
@@ -91,7 +90,7 @@ func (vm *VM) learn(ctx context.Context) (err error) {
 	return err
 }
 
-// machineType asks for the name of the machine's class, which is its name in the stream and "-machine".
+// machineType asks for the machine type as the stream has it. The name of the machine's class is that and "-machine".
 func machineType(ctx context.Context, m *qmp.Client) (string, error) {
 	var class string
 	args := map[string]any{"path": "/machine", "property": "type"}
@@ -116,7 +115,7 @@ func (vm *VM) NeedsVersion(major, minor int, something string) error {
 	return unsavable("this VM's QEMU is %s, it must be %d.%d or newer %s", vm.Version(), major, minor, something)
 }
 
-// Gone tells whether the VM's process has ended, reaped or not. A process without memory has an empty command line.
+// Gone reports whether the VM's process has ended, reaped or not. A process without memory has an empty command line.
 func (vm *VM) Gone() bool {
 	var b [1]byte
 	n, err := vm.cmdline.ReadAt(b[:], 0)
@@ -128,7 +127,7 @@ func (vm *VM) Gone() bool {
 	return vm.gone || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) || (err == nil || err == io.EOF) && n == 0
 }
 
-// Close lets the monitor go.
+// Close closes the connection to the monitor.
 func (vm *VM) Close() error {
 	vm.gone = vm.Gone()
 	vm.cmdline.Close() // nil, too

@@ -3,6 +3,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +12,10 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// Refusal says why a VM cannot be saved: in one way, or at all.
+// Refusal is the error that says why a VM cannot be saved by one engine, or by any.
 type Refusal struct {
 	Reason string
-	// Unsavable: no engine can save this VM as it is.
+	// Unsavable means that no engine can save this VM as it is.
 	Unsavable bool
 }
 
@@ -28,14 +29,14 @@ func unsavable(format string, args ...any) *Refusal {
 	return &Refusal{Reason: fmt.Sprintf(format, args...), Unsavable: true}
 }
 
-// migrationInfo is what we look at of query-migrate.
+// migrationInfo is the part of query-migrate's answer that is used here.
 type migrationInfo struct {
 	Status  string   `json:"status"`
 	Error   string   `json:"error-desc"`
 	Blocked []string `json:"blocked-reasons"`
 }
 
-// Migratable refuses (*Refusal, Unsavable) what QEMU itself would not migrate now.
+// Migratable refuses (*Refusal, Unsavable) a VM that QEMU itself would not migrate now.
 func (vm *VM) Migratable(ctx context.Context) error {
 	var m migrationInfo
 	if err := vm.QMP.Execute(ctx, "query-migrate", nil, &m); err != nil {
@@ -61,7 +62,7 @@ func (vm *VM) Migratable(ctx context.Context) error {
 	return nil
 }
 
-// NativeSupported refuses (*Refusal) what the native engine would not save right although QEMU can.
+// NativeSupported refuses (*Refusal) a VM that the native engine would not save right although QEMU can.
 func (vm *VM) NativeSupported(ctx context.Context) error {
 	var target struct{ Arch string }
 	if err := vm.QMP.Execute(ctx, "query-target", nil, &target); err != nil {
@@ -76,13 +77,14 @@ func (vm *VM) NativeSupported(ctx context.Context) error {
 	if err := vm.refuseParts(ctx); err != nil {
 		return err
 	}
-	// It sends a section before the parts of the memory, which is not among the device state that xen-save-devices-state writes.
+	// A virtio-mem device has a section before the memory in the stream, and xen-save-devices-state does not write that
+	// section.
 	return vm.refuseDevices(ctx, "virtio-mem", refuse, "the native engine cannot save the device %s (%s)")
 }
 
-// QEMUSupported refuses (*Refusal, Unsavable) what QEMU's own migration to a file would not save right, or would not leave as it
-// is. QEMU ends every such migration in the state postmigrate; only from running it can go back to what it was. ends says that
-// the VM is to end with the save.
+// QEMUSupported refuses (*Refusal, Unsavable) a VM that QEMU's own migration to a file would not save right, or would
+// not leave as it was. QEMU ends such a migration in the state postmigrate, from which it can go back to running and to
+// no other state. ends is true if the VM is to end with the save.
 func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
 	if err := vm.NeedsVersion(9, 1, "to write an image itself"); err != nil {
 		return err
@@ -102,16 +104,16 @@ func (vm *VM) QEMUSupported(ctx context.Context, ends bool) error {
 		return unsavable("this VM is %s, and QEMU's own engine would leave it in the state postmigrate (let it run first, or end it with --then=quit)", status)
 	}
 	if asleep, err := vm.asleep(ctx); err != nil || asleep {
-		return firstError(err, errAsleep)
+		return cmp.Or[error](err, errAsleep)
 	}
 	return nil
 }
 
-// errAsleep: after its own migration QEMU aborts when the VM is let go on and its guest sleeps: runstate_transitions_def has no way
-// from postmigrate to suspended.
+// errAsleep is forced by QEMU: after its own migration it aborts when a sleeping guest is let go on, since
+// runstate_transitions_def has no way from postmigrate to suspended.
 var errAsleep = unsavable("the guest sleeps (S3), and QEMU's own engine would end such a VM (wake it first)")
 
-// asleep tells whether the guest of a VM that stands still sleeps, which query-status does not say: the VM is paused for it.
+// asleep reports whether the guest of a stopped VM sleeps. query-status does not say so: it says paused.
 func (vm *VM) asleep(ctx context.Context) (bool, error) {
 	f, err := vm.NewStateFile(ctx)
 	if err != nil {
@@ -128,8 +130,8 @@ func (vm *VM) asleep(ctx context.Context) (bool, error) {
 	return asleep, err
 }
 
-// refuseParts refuses what QEMU saves in sections of parts that only it can read: an image with such a section cannot be sealed,
-// checked or restored here.
+// refuseParts refuses a VM of which QEMU saves something in a section of several parts that only QEMU can read. An
+// image with such a section could not be sealed, checked or restored here.
 func (vm *VM) refuseParts(ctx context.Context) error {
 	if strings.HasPrefix(vm.MachineType, "pseries") {
 		return unsavable("the state of this machine's page table (spapr/htab) cannot be taken apart here")
@@ -137,7 +139,8 @@ func (vm *VM) refuseParts(ctx context.Context) error {
 	return vm.refuseDevices(ctx, "vfio-", unsavable, "the state of the device %s (%s) cannot be taken apart here: unplug it for the save, or have QEMU migrate the VM itself")
 }
 
-// refuseDevices refuses devices whose type begins with prefix, in a sentence for their name and type.
+// refuseDevices refuses a VM with a device whose type begins with prefix. sentence is a format for the device's name
+// and type.
 func (vm *VM) refuseDevices(ctx context.Context, prefix string, how func(string, ...any) *Refusal, sentence string) error {
 	for _, path := range []string{"/machine/peripheral", "/machine/peripheral-anon"} {
 		var devices []struct{ Name, Type string }
@@ -149,15 +152,6 @@ func (vm *VM) refuseDevices(ctx context.Context, prefix string, how func(string,
 			if strings.HasPrefix(kind, prefix) {
 				return how(sentence, d.Name, kind)
 			}
-		}
-	}
-	return nil
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
 		}
 	}
 	return nil

@@ -24,10 +24,11 @@ func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
 	return vm.QMP.Execute(ctx, c.Execute, c.Arguments, nil)
 }
 
-// harmless are capabilities of the administrator's that stay as they are: they change when QEMU speaks and how fast the guest
-// runs, and nothing in the file. All others are set aside, those too that QEMU does not refuse together with mapped-ram: with
-// background-snapshot it writes a file without pages, with pause-before-switchover the guest stands until somebody says
-// migrate-continue, with x-ignore-shared the file lacks memory, with dirty-bitmaps it has a section that only QEMU can read.
+// harmless are capabilities of the administrator's that stay as they are: they change when QEMU speaks and how fast the
+// guest runs, and nothing in the file. All others are set aside, those too that QEMU does not refuse together with
+// mapped-ram: with background-snapshot it writes a file without pages, with pause-before-switchover the guest stands
+// until somebody says migrate-continue, with x-ignore-shared the file lacks memory, with dirty-bitmaps it has a section
+// that only QEMU can read.
 var harmless = []string{"events", "auto-converge", "dirty-limit"}
 
 // plainFile is what a mapped-ram file needs of the parameters, or cannot have (migrate_params_check).
@@ -35,8 +36,8 @@ var plainFile = map[string]any{
 	"multifd-compression": "none", "tls-creds": "", "tls-hostname": "", "tls-authz": "", "mode": "normal", "zero-page-detection": "multifd",
 }
 
-// MigrationSettings returns the commands that set a VM up to write a file as m says, and those that put everything back exactly
-// as it is now. Each of the latter may be executed without the former, in the order given.
+// MigrationSettings returns the commands that set a VM up to write a file as m says, and those that put everything back
+// exactly as it is now. Each of the latter may be executed without the former, in the order given.
 func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []Command, err error) {
 	var caps []capability
 	if err := vm.QMP.Execute(ctx, "query-migrate-capabilities", nil, &caps); err != nil {
@@ -64,8 +65,8 @@ func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []C
 	if err != nil {
 		return nil, nil, err
 	}
-	// Parameters are changed while no capability is on that would refuse them: QEMU looks at those before the change together with
-	// mapped-ram, at compression say, even if the change ends them.
+	// Parameters are changed while no capability is on that would refuse them: QEMU looks at those before the change
+	// together with mapped-ram, at compression say, even if the change ends them.
 	add := func(list []Command, caps []capability) []Command {
 		if len(caps) == 0 {
 			return list
@@ -77,7 +78,8 @@ func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []C
 	return set, undo, nil
 }
 
-// parameters returns what of the parameters is to be changed, and the same as it is now. What this QEMU does not have is left out.
+// parameters returns what of the parameters is to be changed, and the same as it is now. What this QEMU does not have
+// is left out.
 func parameters(m Migration, old map[string]json.RawMessage) (change, back map[string]any, err error) {
 	want := maps.Clone(plainFile)
 	want["direct-io"], want["max-bandwidth"] = m.Direct, m.MaxBandwidth

@@ -17,8 +17,9 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// listeningAt finds who listens at the path of a Unix socket. The kernel's list is looked at first, since a connection is something
-// that the server notices; but it has only the sockets of this network namespace, by the names that their makers used.
+// listeningAt finds who listens at the path of a Unix socket. The kernel's list is looked at first, since a connection
+// is something that the server notices; but it has only the sockets of this network namespace, by the names that their
+// makers used.
 func listeningAt(path string) (process, bool) {
 	if inode := listedListener(path); inode != 0 {
 		p, _ := holdingSocket(inode)
@@ -61,14 +62,14 @@ func listedListener(path string) uint64 {
 	return 0
 }
 
-// answers tells whether the path is still that of a socket.
+// answers reports whether the path is still that of a socket.
 func answers(path string) bool {
 	st, err := os.Lstat(path)
 	return err == nil && st.Mode()&os.ModeSocket != 0
 }
 
-// portTaken tells whether an address cannot be listened on because somebody does, and who. A name of a host that is no address
-// is left to QEMU.
+// portTaken reports whether an address cannot be listened on because somebody does, and who. A name of a host that is
+// no address is left to QEMU.
 func portTaken(kind cmdline.Kind, address string) (process, bool) {
 	host, port, err := net.SplitHostPort(address)
 	n, err2 := strconv.ParseUint(port, 10, 16)

@@ -14,8 +14,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 )
 
-// startPatience is how long a QEMU that is starting may do nothing at all before it is taken for one that waits in vain. A QEMU that
-// preallocates memory works all the time.
+// startPatience is how long a QEMU that is starting may do nothing at all before it is taken for one that waits in
+// vain. A QEMU that preallocates memory works all the time.
 var startPatience = 8 * time.Second
 
 // errSilent is wrapped by the error about such a QEMU.
@@ -74,7 +74,8 @@ func processorTimes(pids []int) (spent int64, sleep bool) {
 	return spent, sleep
 }
 
-// processorTime is what a process has used, in the kernel's hundredths of a second, and whether it sleeps (proc_pid_stat(5)).
+// processorTime is what a process has used, in the kernel's hundredths of a second, and whether it sleeps
+// (proc_pid_stat(5)).
 func processorTime(pid int) (spent int64, sleeps bool) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	text := string(b)

@@ -39,11 +39,11 @@ func (vm *VM) Cont(ctx context.Context) error {
 	}
 }
 
-// notFinalized is what QEMU answers to cont in the moment between saying that a migration is completed and having
-// cleaned up after it (qmp_cont, RUN_STATE_FINISH_MIGRATE).
+// notFinalized is QEMU's answer to cont after it has said that a migration is completed and before it has cleaned up
+// after the migration (qmp_cont, RUN_STATE_FINISH_MIGRATE).
 const notFinalized = "Migration is not finalized yet"
 
-// Quit ends QEMU. Its end may come before its answer.
+// Quit ends QEMU, which may end before it answers.
 func (vm *VM) Quit(ctx context.Context) error {
 	if err := vm.QMP.Execute(ctx, "quit", nil, nil); !errors.Is(err, qmp.ErrClosed) {
 		return err
@@ -51,19 +51,19 @@ func (vm *VM) Quit(ctx context.Context) error {
 	return nil
 }
 
-// maxDeviceState bounds what a QEMU may make us read, in bytes. A desktop with every
-// device has some hundred KiB.
+// maxDeviceState is the size in bytes up to which device state is read. A desktop with every device has some hundred
+// KiB.
 const maxDeviceState = 1 << 30
 
-// StateFile takes device state from QEMU through a descriptor set: memory of ours, so
-// that QEMU needs no file of its own. Make it before the VM is stopped.
+// StateFile is a file in memory into which QEMU writes device state, through a descriptor set. It is to be made before
+// the VM is stopped.
 type StateFile struct {
 	file   *os.File
 	writer *os.File // shares QEMU's open file description
 	set    int64
 }
 
-// NewStateFile passes the descriptor, in a new set.
+// NewStateFile makes a StateFile and passes it to QEMU in a new descriptor set.
 func (vm *VM) NewStateFile(ctx context.Context) (*StateFile, error) {
 	set, err := vm.FreeSet(ctx)
 	if err != nil {
@@ -94,8 +94,7 @@ func (vm *VM) NewStateFileIn(ctx context.Context, set int64) (*StateFile, error)
 // Set is the number of the descriptor set in QEMU.
 func (s *StateFile) Set() int64 { return s.set }
 
-// PassFiles puts descriptors into a new set of QEMU's and returns its number. Whoever passes them removes
-// the set again.
+// PassFiles passes files to QEMU in a new descriptor set and returns its number. The caller has to remove the set.
 func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) (set int64, err error) {
 	if set, err = vm.FreeSet(ctx); err != nil {
 		return 0, err
@@ -107,8 +106,8 @@ func (vm *VM) PassFiles(ctx context.Context, purpose string, files ...*os.File) 
 func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files ...*os.File) error {
 	for _, f := range files {
 		if _, err := vm.QMP.AddFD(ctx, set, purpose, f); err != nil {
-			err = vm.explainLimit(err) // before those that it did take are closed again
-			// What was sent before ctx ended is still carried out.
+			err = vm.explainLimit(err) // before the set is removed
+			// QEMU executes what was sent before ctx ended.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), CleanupTimeout)
 			defer cancel()
 			_ = vm.QMP.RemoveFDSet(ctx, set)
@@ -118,11 +117,11 @@ func (vm *VM) PassFilesIn(ctx context.Context, set int64, purpose string, files 
 	return nil
 }
 
-// CleanupTimeout bounds how long a monitor is waited for when all that is left to do is to clean up.
+// CleanupTimeout is how long QEMU is waited for when all that is left to do is to clean up.
 const CleanupTimeout = 5 * time.Second
 
-// FreeSet picks the number of a descriptor set at random that no set has. A management program that numbers its
-// own sets from 0 will not meet it; /dev/fdset/N takes numbers up to 2^31-1.
+// FreeSet returns a random number that no descriptor set has. It is above those that a management program which counts
+// from 0 will use; /dev/fdset/N takes numbers up to 2^31-1.
 func (vm *VM) FreeSet(ctx context.Context) (int64, error) {
 	sets, err := vm.QMP.QueryFDSets(ctx)
 	if err != nil {
@@ -140,10 +139,10 @@ func (vm *VM) FreeSet(ctx context.Context) (int64, error) {
 	}
 }
 
-// DeviceSections has the stopped VM write its device state, and returns the sections (vmstate.DeviceSections),
-// saying that the VM was in state status, or paused where no QEMU could load that (vmstate.Loadable).
+// DeviceSections has the stopped VM write its device state, and returns the sections (vmstate.DeviceSections). They
+// record the run state status, or paused where no QEMU could load that (vmstate.Loadable).
 func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) ([]byte, error) {
-	// QEMU truncates the file and writes from where the descriptor stands, which is at the end if this is not the first time.
+	// QEMU truncates the file and writes from the descriptor's offset, which is at the end after the first time.
 	if _, err := s.writer.Seek(0, io.SeekStart); err != nil {
 		return nil, err
 	}
@@ -170,7 +169,7 @@ func (vm *VM) DeviceSections(ctx context.Context, s *StateFile, status string) (
 	return sections, err
 }
 
-// Close takes the descriptor away from QEMU again.
+// Close removes the descriptor set from QEMU, and the file.
 func (s *StateFile) Close(ctx context.Context, vm *VM) error {
 	return errors.Join(vm.QMP.RemoveFDSet(ctx, s.set), s.writer.Close(), s.file.Close())
 }

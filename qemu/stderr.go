@@ -40,8 +40,8 @@ func newStderrLog(detach bool) (*stderrLog, error) {
 		}
 		return &stderrLog{read: r, write: w, out: os.Stderr, drained: make(chan struct{})}, nil
 	}
-	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a QEMU
-	// that goes on complaining for months gets an error for it, which it ignores.
+	// A file in memory, since nobody will be there to empty a pipe. Its size is fixed beforehand and then sealed: a
+	// QEMU that goes on complaining for months gets an error for it, which it ignores.
 	fd, err := unix.MemfdCreate("qemu-stderr", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, err
@@ -108,8 +108,8 @@ func (s *stderrLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// expected is what QEMU says each time a balloon, or free page reporting, wants to give back memory that is mapped from an image
-// (ram_block_discard_range): nothing is wrong, and it may be said a hundred times a second.
+// expected is what QEMU says each time a balloon, or free page reporting, wants to give back memory that is mapped from
+// an image (ram_block_discard_range): nothing is wrong, and it may be said a hundred times a second.
 var expected = []byte("Discarding RAM with readonly files is not supported")
 
 // pass passes lines on, without those that are expected.

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestExpectedLines (15.13) has QEMU complain once for each report of free pages, in pieces, amid what a user is to see.
+// TestExpectedLines (15.13) has QEMU complain once for each report of free pages, in pieces, amid what a user is to
+// see.
 func TestExpectedLines(t *testing.T) {
 	const report = "qemu-system-x86_64: ram_block_discard_range: Discarding RAM with readonly files is not supported\n"
 	var out bytes.Buffer

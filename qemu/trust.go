@@ -16,9 +16,10 @@ import (
 // defaultProgram is the QEMU that is run where nothing names another.
 const defaultProgram = "qemu-system-x86_64"
 
-// Program finds the QEMU program to run for a recorded path. A path in a file is text that somebody wrote, so the program there is run
-// only if its name is a QEMU's and nobody but root and this process's user can have put it there or can change it. Otherwise the
-// program of that name in PATH is taken, and why says what is wrong with the recorded one.
+// Program finds the QEMU program to run for a recorded path. A path in a file is text that somebody wrote, so the
+// program there is run only if its name is a QEMU's and nobody but root and this process's user can have put it there
+// or can change it. Otherwise the program of that name in PATH is taken, and why says what is wrong with the recorded
+// one.
 func Program(recorded string) (path string, why, err error) {
 	if recorded == "" {
 		path, err = FindExecutable(defaultProgram)
@@ -35,8 +36,8 @@ func Program(recorded string) (path string, why, err error) {
 	return path, why, err
 }
 
-// checkProgram returns what is wrong with the program at path, for a process of the user uid. A name that leads elsewhere by
-// symbolic links counts as what it leads to.
+// checkProgram returns what is wrong with the program at path, for a process of the user uid. A name that leads
+// elsewhere by symbolic links counts as what it leads to.
 func checkProgram(path string, uid int) error {
 	if !filepath.IsAbs(path) {
 		return fmt.Errorf("%s is not an absolute path", path)
@@ -58,8 +59,8 @@ func checkProgram(path string, uid int) error {
 	return othersMayChange(path, st, uid)
 }
 
-// othersMayChange returns an error if somebody other than root and the user uid may write the file, or may put another one in its place:
-// who can write to one of its directories can do that, unless the directory is sticky.
+// othersMayChange returns an error if somebody other than root and the user uid may write the file, or may put another
+// one in its place: who can write to one of its directories can do that, unless the directory is sticky.
 func othersMayChange(path string, st os.FileInfo, uid int) error {
 	for {
 		owner := int(st.Sys().(*syscall.Stat_t).Uid)
@@ -82,8 +83,9 @@ func othersMayChange(path string, st os.FileInfo, uid int) error {
 	}
 }
 
-// processUser is the user of the process whose directory in /proc is proc. A process that has several users (real, effective, saved)
-// has none here. The owner of the directory would not do: of a process that cannot be dumped it is root (task_dump_owner).
+// processUser is the user of the process whose directory in /proc is proc. A process that has several users (real,
+// effective, saved) has none here. The owner of the directory would not do: of a process that cannot be dumped it is
+// root (task_dump_owner).
 func processUser(proc string) *uint32 {
 	status, err := os.ReadFile(proc + "/status")
 	if err != nil {

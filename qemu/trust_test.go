@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestRecordedExecutable has the recorded program be run only if it is a QEMU that nobody else can have put there or can change.
-// (Issue 15, point 15.)
+// TestRecordedExecutable has the recorded program be run only if it is a QEMU that nobody else can have put there or
+// can change. (Issue 15, point 15.)
 func TestRecordedExecutable(t *testing.T) {
 	dir := t.TempDir()
 	// Temporary directories lie below /tmp, which is sticky and root's.

@@ -9,8 +9,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// SpaceWatch notices a VM that stops because its disk has no room (BLOCK_IO_ERROR with nospace, run state io-error): a save
-// into the same file system may be the cause.
+// SpaceWatch notices a VM that stops because its disk has no room (BLOCK_IO_ERROR with nospace, run state io-error): a
+// save into the same file system may be the cause.
 type SpaceWatch struct {
 	vm     *VM
 	events <-chan qmp.Event
@@ -24,11 +24,11 @@ func (vm *VM) WatchSpace() *SpaceWatch {
 	return w
 }
 
-// Resume ends the watch, and lets a VM go on that has stopped for lack of room since it began. QEMU then tries the write again; if
-// there is still no room the VM stops again. It reports whether it did so.
+// Resume ends the watch, and lets a VM go on that has stopped for lack of room since it began. QEMU then tries the
+// write again; if there is still no room the VM stops again. It reports whether it did so.
 func (w *SpaceWatch) Resume(ctx context.Context) (bool, error) {
 	defer w.cancel()
-	// What QEMU told before it answers this has been received with the answer.
+	// Events that QEMU sent before the answer have been received when the answer is here.
 	status, err := w.vm.Status(ctx)
 	if err != nil || status != "io-error" || !w.noSpace() {
 		return false, err
@@ -71,8 +71,8 @@ func (vm *VM) WatchSleep() *SleepWatch {
 	return w
 }
 
-// Check refuses (*Refusal) a guest that has gone to sleep since the watch began, and before the last command was answered, even
-// if it is awake again. For one goroutine at a time.
+// Check refuses (*Refusal) a guest that has gone to sleep since the watch began, and before the last command was
+// answered, even if it is awake again. For one goroutine at a time.
 func (w *SleepWatch) Check() error {
 	select {
 	case _, ok := <-w.events:

@@ -46,7 +46,8 @@ func killTree(pid int) {
 	}
 }
 
-// qemuBehind is the process that a wrapper runs QEMU in: the last of its descendants, or itself, with this word on its command line.
+// qemuBehind is the process that a wrapper runs QEMU in: the last of its descendants, or itself, with this word on its
+// command line.
 func qemuBehind(pid int, word string) int {
 	for _, p := range slices.Backward(descendants(pid)) {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p))

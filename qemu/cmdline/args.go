@@ -230,7 +230,7 @@ func (args Args) FreeID(id string) string {
 	return free
 }
 
-// IsQEMU tells whether a file name is a QEMU system emulator's. Red Hat's is qemu-kvm.
+// IsQEMU reports whether a file name is a QEMU system emulator's. Red Hat's is qemu-kvm.
 func IsQEMU(name string) bool { return strings.HasPrefix(name, "qemu-system-") || name == "qemu-kvm" }
 
 // SplitCommand divides a command at the word that is a QEMU: what stands before it (nice -n 5, env, ip netns exec NAME) runs it and is
@@ -241,7 +241,7 @@ func SplitCommand(words []string) (wrapper []string, program string, args []stri
 		return nil, "", words
 	}
 	for i, w := range words {
-		if base := filepath.Base(w); strings.HasPrefix(base, "qemu-system-") || base == "qemu-kvm" {
+		if IsQEMU(filepath.Base(w)) {
 			return words[:i], w, words[i+1:]
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// WaitsForClient tells whether QEMU is to wait, before it sets the machine up, until somebody connects to a socket of its: wait=on is
+// WaitsForClient reports whether QEMU is to wait, before it sets the machine up, until somebody connects to a socket of its: wait=on is
 // the default of character devices that are servers.
 func (args Args) WaitsForClient() bool {
 	for _, a := range args {

@@ -166,7 +166,7 @@ func (args Args) blockdevDisk(i int) (Disk, []storage) {
 	return d, storages
 }
 
-// onlyRead tells whether nothing is written to a node: it says so itself, or all nodes over it do or have it as a backing file. depth
+// onlyRead reports whether nothing is written to a node: it says so itself, or all nodes over it do or have it as a backing file. depth
 // is the number of nodes below that were looked at.
 func (args Args) onlyRead(b blockdev, depth int) bool {
 	if b.readOnly() || depth > len(args) {
@@ -214,7 +214,7 @@ func (b blockdev) use(name string) (key string, uses bool) {
 	return "", false
 }
 
-// sharedNode tells whether a device over a disk, or over a node that has it below itself, has share-rw=on.
+// sharedNode reports whether a device over a disk, or over a node that has it below itself, has share-rw=on.
 func (args Args) sharedNode(name string) bool {
 	names := []string{name}
 	for i := 0; i < len(names) && len(names) <= len(args); i++ {

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// Kind is what an Exclusive is, and so how a machine tells whether somebody has it.
+// Kind is what an Exclusive is, and so how a machine reports whether somebody has it.
 type Kind int
 
 // Kinds of Exclusives. Of an OtherKind only the command lines of other QEMUs tell.
@@ -207,7 +207,7 @@ func (e *exclusives) chardev(p Properties) {
 	}
 }
 
-// takesOneClient tells whether the server that a chardev connects to serves one VM: swtpm, vhost-user.
+// takesOneClient reports whether the server that a chardev connects to serves one VM: swtpm, vhost-user.
 func (args Args) takesOneClient(id string) bool {
 	return slices.ContainsFunc(args, func(a Arg) bool {
 		switch a.Name {

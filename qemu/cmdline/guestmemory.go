@@ -85,7 +85,7 @@ func (p *physicalMemory) named(memory []string) (main []SizedBlock, err error) {
 	return main, nil
 }
 
-// isPlugged tells whether the seal or the command line say that a backend's memory is a device's.
+// isPlugged reports whether the seal or the command line say that a backend's memory is a device's.
 func (p *physicalMemory) isPlugged(name string) bool {
 	is := func(m PluggedMemory) bool { return m.Backend == strings.TrimPrefix(name, "/objects/") }
 	return slices.ContainsFunc(p.recorded, is) || slices.ContainsFunc(p.args.PluggedMemory(nil, p.blocks), is)

@@ -18,12 +18,12 @@ type MappedBlock struct {
 	Offset int64 // of the block's first page in the file
 }
 
-// DefaultRAM tells whether a block is a machine's main memory where no backend is named for it: pc.ram, microvm.ram.
+// DefaultRAM reports whether a block is a machine's main memory where no backend is named for it: pc.ram, microvm.ram.
 func DefaultRAM(name string) bool {
 	return strings.HasSuffix(name, ".ram") && !strings.Contains(name, "/")
 }
 
-// Mappable tells whether, under this command line, a block of an image is memory that a
+// Mappable reports whether, under this command line, a block of an image is memory that a
 // backend object provides, and so can come from a file.
 func (args Args) Mappable(name string) bool {
 	return args.Backend(name) >= 0 || DefaultRAM(name) && args.machineBackend() == ""

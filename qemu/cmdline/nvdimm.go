@@ -28,7 +28,7 @@ func (args Args) memoryDevices() (found []memoryDevice) {
 	return found
 }
 
-// persistent tells whether what the guest writes to the memory is to be found in its file later.
+// persistent reports whether what the guest writes to the memory is to be found in its file later.
 func (d memoryDevice) persistent() bool {
 	return d.driver == "nvdimm" || strings.HasPrefix(d.driver, "virtio-pmem")
 }
@@ -67,7 +67,7 @@ func (args Args) refuseMapping(block string) error {
 	return nil
 }
 
-// memoryOfDisk tells whether the backend of that id is the memory of an NVDIMM, which is found among the disks.
+// memoryOfDisk reports whether the backend of that id is the memory of an NVDIMM, which is found among the disks.
 func (args Args) memoryOfDisk(id string) bool {
 	for _, d := range args.memoryDevices() {
 		if d.persistent() && d.backend == id {

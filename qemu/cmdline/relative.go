@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// LeavesDirectory tells whether QEMU changes to / when it has started, so that what its relative paths start from cannot be seen any more:
+// LeavesDirectory reports whether QEMU changes to / when it has started, so that what its relative paths start from cannot be seen any more:
 // -daemonize and -chroot do (os_setup_post).
 func (args Args) LeavesDirectory() bool {
 	return slices.ContainsFunc(args, func(a Arg) bool {

@@ -145,7 +145,7 @@ func blankKernelLine(line string) string {
 var secretWord = Lazily(`(?i)pass(word|wd|phrase|code)|(^|[._-])pass$|pwd$|(^|[._-])(root|user)?pw$|psk|secret|token|cookie|credential|` +
 	`(api|private|access|auth|encryption|master|shared|wep|wpa|license)[-_]?key|^osk$|=keyvalue-pairs`)
 
-// secretName tells whether a property is secret by its name. password-secret, passwordid and their like name a secret
+// secretName reports whether a property is secret by its name. password-secret, passwordid and their like name a secret
 // object; the password= of -vnc is a switch.
 func secretName(key, value string) bool {
 	last := key[strings.LastIndexByte(key, '.')+1:]
