@@ -88,7 +88,7 @@ type elfSegment struct {
 	at int64 // in the file
 }
 
-// write writes what of the pages p lies in the segment. p begins at off in the segment's block.
+// write writes the part of the pages p that lies in the segment. p begins at off in the segment's block.
 func (s *elfSegment) write(f *directio.File, off int64, p []byte) error {
 	from, to := max(off, s.Offset), min(off+int64(len(p)), s.Offset+s.Length)
 	if from >= to {

@@ -12,8 +12,8 @@ import (
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
-// Manifest is the file image.json of a directory of raw memory and device state, which Export wrote, or somebody else for Import: all
-// that has to be known to make an image of them. File names are relative to the directory, and name files inside it.
+// Manifest is the file image.json in a directory of raw memory and device state, which Export writes and Import reads. It has all that is
+// needed to make an image of the other files. File names are relative to the directory, and name files inside it.
 type Manifest struct {
 	FormatVersion int             `json:"format_version"` // 1
 	Machine       string          `json:"machine"`        // QEMU's machine type, versioned: "pc-q35-10.0"
@@ -75,8 +75,8 @@ func newManifest(img *image.Image) (*Manifest, error) {
 	return m, nil
 }
 
-// metadata is what the seal of an image says that is made of the manifest's files. dropped: the manifest has a command line, which is
-// left out since it is not to be kept.
+// metadata is the metadata for the seal of an image that is made of the manifest's files. dropped: the manifest has a command line, and
+// the image does not.
 func (m *Manifest) metadata(keepCommandLine bool) (s *seal.Metadata, dropped bool) {
 	s = &seal.Metadata{
 		Created: m.Created, Format: "ramjet", RamjetVersion: image.VersionString(), QEMUVersion: m.QEMUVersion, MachineType: m.Machine,

@@ -2,7 +2,7 @@
 
 package image
 
-// HotUnit is the size of the parts of memory of which an image records whether they were needed last, in bytes.
+// HotUnit is the size of the parts of memory in a HotSet, in bytes.
 const HotUnit = PrefetchUnit
 
 // MaxHot bounds the hot sets in an image, in bytes: enough for 8 TiB of memory.

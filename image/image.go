@@ -43,7 +43,8 @@ type Image struct {
 	Base *File // nil: the image is whole
 }
 
-// Open opens an image and, if it is a diff, its base: at the path base or, if that is empty, where the diff says that the base is.
+// Open opens an image and, if it is a diff, its base: at the path base or, if that is empty, where the base was when
+// the diff was made.
 func Open(path, base string) (*Image, error) {
 	image, err := OpenFile(path)
 	if err != nil {

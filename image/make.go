@@ -13,7 +13,7 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Contents are what an image is made of when nobody runs on its memory: an import's, or memory of the calling program.
+// Contents are what an image is made of that is no running VM's: an import, or memory of the calling program.
 type Contents struct {
 	Layout      *mappedram.Layout
 	Memory      []guestmem.Memory // of each block of the layout

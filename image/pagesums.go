@@ -15,16 +15,16 @@ import (
 // ZeroSum is the sum of a page of zeros.
 var ZeroSum = seal.PageSum(make([]byte, mappedram.PageSize))
 
-// SumWindow is how many pages' sums are looked at at a time: 256 MiB of memory, 512 KiB of sums.
+// SumWindow bounds a window, in pages: 256 MiB of memory, 512 KiB of sums.
 const SumWindow = 1 << 16
 
-// PageSums tells the sums of all pages of an image, stored or not, one window after another: from its seal, or by
-// reading the pages where it has none. What is not stored is zero or as in the base.
+// PageSums gives out the sums of all pages of an image, stored or not, one window after another: from the image's seal or, if it has none,
+// by reading the pages. A page that is not stored is zero or the base's. It is used by one goroutine.
 type PageSums struct {
 	Image  *File
 	Base   *PageSums // of a diff
 	params transfer.Params
-	rank   []int64 // of each block, how many stored pages are before the next window
+	rank   []int64 // of each block, how many stored pages come before the next window
 }
 
 // NewPageSums is for an image whose seal holds (VerifyStream). base is nil for one that builds on none.
@@ -41,7 +41,8 @@ func NewPageSums(image, base *File) (*PageSums, error) {
 	return p, err
 }
 
-// Window returns the sums of a block's pages from first on in sums, at most SumWindow. Windows of a block come in order.
+// Window fills sums, which has at most SumWindow elements, with the sums of a block's pages from first on. The windows of a block are
+// asked for in order.
 func (p *PageSums) Window(ctx context.Context, block int, first int64, sums []uint64) error {
 	for i := range sums {
 		sums[i] = ZeroSum
@@ -54,7 +55,7 @@ func (p *PageSums) Window(ctx context.Context, block int, first int64, sums []ui
 	return p.own(ctx, block, first, sums)
 }
 
-// own puts the sums of stored pages over those that are there.
+// own writes the sums of the pages that the image itself stores into sums.
 func (p *PageSums) own(ctx context.Context, block int, first int64, sums []uint64) error {
 	stored, err := p.Image.BitmapPart(block, first, int64(len(sums)))
 	if err != nil {

@@ -17,7 +17,7 @@ type Progress struct {
 	Bytes atomic.Int64           // page data moved
 }
 
-// SetPhase says what is being done from here on.
+// SetPhase begins a phase.
 func (p *Progress) SetPhase(s string) {
 	if p != nil {
 		p.Phase.Store(&s)

@@ -15,7 +15,7 @@ import (
 )
 
 // How an image is published, so that a crash at any moment leaves the old image or the whole new one, and nothing partial that is taken
-// for an image. There are two ways, of which each is three steps.
+// for an image. There are two ways, of three steps each.
 //
 // A new file (Target.Publish): the file has no name, or a temporary one that begins with a dot and ends in .unfinished.
 //

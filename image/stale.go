@@ -18,14 +18,13 @@ import (
 )
 
 // A page is stale if its bit is clear, which makes it zero, and its place in the file holds something else. QEMU never looks
-// there, but a VM whose memory is mapped from the file does. Stale pages come from QEMU, which leaves them when a page became
-// zero while it saved a VM that ran (ram_save_file_bmap), and from whatever wrote into the file's holes since. What the image
-// says of its writer is no reason not to look.
+// there, but a VM whose memory is mapped from the file does. QEMU leaves stale pages when a page becomes zero while it saves a running
+// VM (ram_save_file_bmap); other writers may have written into the file's holes since. So all images are searched, whoever wrote them.
 //
-// Looking costs nothing where the file has holes, which lseek(2) tells. A copy that was made without holes (cp --sparse=never,
+// The search costs nothing where the file has holes, which lseek(2) finds. A copy that was made without holes (cp --sparse=never,
 // rsync without -S) has to be read there.
 
-// Stale returns the stale pages of block i. In a state stream, with their bits set and nothing written, they are zero again.
+// Stale returns the stale pages of block i. A state stream in which their bits are set and nothing is written makes them zero.
 func (m *File) Stale(ctx context.Context, i int) (mappedram.Bitmap, error) {
 	stale := mappedram.NewBitmap(m.Blocks[i].Pages())
 	var mu sync.Mutex

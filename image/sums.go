@@ -55,8 +55,8 @@ func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, pa
 	return stored, sums, l.Run(ctx)
 }
 
-// Scratch makes a file without a name for page sums, of which a large guest has too many for memory: in dir or, where that cannot be, in
-// memory after all.
+// Scratch makes a file without a name, for page sums: those of a large guest are too many for memory. The file is in dir or, on a file
+// system without such files, in memory after all.
 func Scratch(dir string) (*os.File, error) {
 	if f, err := directio.CreateUnnamed(dir); err == nil {
 		return f, nil

@@ -23,7 +23,7 @@ import (
 // VerifyOptions are what Verify can be told. Only Image is required.
 type VerifyOptions struct {
 	Image    string
-	Base     string // the base, if the image is a diff; where the diff says if empty
+	Base     string // the base, if the image is a diff; empty: where it was when the diff was made
 	Channels int    // 1 to 255; 0: chosen
 	Direct   directio.Mode
 

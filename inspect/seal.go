@@ -170,7 +170,8 @@ func (s *sealing) run(ctx context.Context, m *seal.Metadata) (*SealResult, error
 	}, nil
 }
 
-// append writes the seal durably, or cuts off what was written of it. What somebody else wrote behind the stream meanwhile is not touched.
+// append writes the seal durably, or cuts off what was written of it. What another process wrote behind the stream meanwhile is
+// not touched.
 func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *transfer.Sums) (id seal.ID, end int64, err error) {
 	start := s.image.StreamEnd
 	if err := s.unchanged(); err != nil {
@@ -197,7 +198,7 @@ func (s *sealing) append(m *seal.Metadata, stored []mappedram.Bitmap, sums *tran
 // errWritten: another process writes to the file.
 var errWritten = errors.New("somebody writes to it: try again when that has ended")
 
-// endsAt refuses a file that somebody has written to behind a seal that ends at end.
+// endsAt refuses a file that another process has written to behind a seal that ends at end.
 func (s *sealing) endsAt(end int64) error {
 	now, err := s.file.Stat()
 	if err == nil && now.Size() > end {
@@ -206,7 +207,7 @@ func (s *sealing) endsAt(end int64) error {
 	return err
 }
 
-// unchanged refuses a file that somebody has written to since we opened it.
+// unchanged refuses a file that another process has written to since it was opened.
 func (s *sealing) unchanged() error {
 	now, err := s.file.Stat()
 	if err == nil && (now.Size() != s.was.Size() || !now.ModTime().Equal(s.was.ModTime())) {

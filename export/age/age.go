@@ -65,8 +65,8 @@ func Encrypt(ctx context.Context, to io.Writer, from *os.File, name string, keys
 	return errors.Join(err, w.Close(), out.Flush())
 }
 
-// Decrypt makes to, which is empty, the file of which from is an encrypted copy, holes included, and returns its size. After an error
-// what is in to is of no use. The error matches mappedram.ErrDamaged if from was cut off or changed, and mappedram.ErrNotImage if
+// Decrypt reads an encrypted copy and writes the file, holes included, into to, which has to be empty. It returns the file's size. After
+// an error the content of to is of no use. The error matches mappedram.ErrDamaged if from was cut off or changed, and mappedram.ErrNotImage if
 // something else than a copy of Encrypt's is encrypted in it.
 func Decrypt(ctx context.Context, to *directio.File, from io.Reader, keys []Identity, progress *image.Progress) (size int64, err error) {
 	in := &input{r: bufio.NewReaderSize(from, copyUnit), headerLeft: maxHeader}

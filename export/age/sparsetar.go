@@ -53,7 +53,7 @@ func totalBytes(extents []extent) (n int64) {
 
 const (
 	tarBlock = 512
-	// maxExtents bounds the list of extents, of which readers take a megabyte (archive/tar, maxSpecialFileSize).
+	// maxExtents bounds the list of extents: readers accept a list of one megabyte (archive/tar, maxSpecialFileSize).
 	maxExtents = 30000
 )
 
@@ -96,7 +96,7 @@ func extentsApart(f *os.File, size, least int64) (all []extent, err error) {
 // sparseTar writes the archive of a file of that name and size; content writes the bytes of an extent.
 func sparseTar(w io.Writer, name string, size int64, extents []extent, content func(extent) error) error {
 	var list strings.Builder
-	// The last one, of no bytes, says where the file ends.
+	// The last extent, of no bytes, marks the file's end.
 	fmt.Fprintf(&list, "%d\n", len(extents)+1)
 	for _, x := range extents {
 		fmt.Fprintf(&list, "%d\n%d\n", x.off, x.n)

@@ -48,7 +48,7 @@ The exit status is 0 whether the images differ or not; --json has the answer in 
 	return c
 }
 
-// differing says a result to a person.
+// differing is a result in words.
 func differing(r *inspect.DiffResult, ranges bool) string {
 	var s strings.Builder
 	how := func(i inspect.DiffImage) string {

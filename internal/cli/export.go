@@ -60,7 +60,7 @@ base, except by age.`,
 				format = exportFormat(export.Age)
 			}
 			o.Format = export.Format(format)
-			if err := fitting(&o, secret); err != nil {
+			if err := checkFlags(&o, secret); err != nil {
 				return usageError{err}
 			}
 			var err error
@@ -107,7 +107,7 @@ func (e *exportFormat) Set(s string) error { *e = exportFormat(s); return nil }
 // standard, as a file's name, stands for standard input or output.
 const standard = "-"
 
-// standardOutput has the export written to standard output if OUT says so, where it can be.
+// standardOutput sends the export to standard output if OUT is -, and refuses what cannot go there.
 func (a *app) standardOutput(o *export.Options) error {
 	switch {
 	case o.Image == standard:
@@ -127,8 +127,8 @@ func (a *app) standardOutput(o *export.Options) error {
 	return nil
 }
 
-// fitting tells whether the flags go together; secret: there are recipients.
-func fitting(o *export.Options, secret bool) error {
+// checkFlags refuses flags that do not go together. secret: there are recipients.
+func checkFlags(o *export.Options, secret bool) error {
 	switch encrypts := o.Format == export.Age; {
 	case !slices.Contains([]string{"raw", "elf", "flat", "age"}, string(o.Format)):
 		return errors.New("which format? Give --format raw, --format elf, --format flat or --format age")
@@ -165,7 +165,7 @@ func readRecipients(keys, files []string) (all []age.Recipient, err error) {
 	return all, nil
 }
 
-// exported says a result to a person.
+// exported is a result in words.
 func exported(r *export.Result) string {
 	var s strings.Builder
 	sayf(&s, "exported %s to %s (%s)\n", r.Image, r.Out, r.Format)

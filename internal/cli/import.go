@@ -78,7 +78,7 @@ The recorded command line is left out, because a restore would run it: give QEMU
 	return c
 }
 
-// imported says a result to a person.
+// imported is a result in words.
 func imported(r *export.ImportResult) string {
 	dropped := ""
 	if r.DroppedCommandLine {

@@ -62,7 +62,7 @@ images, their fields and values are listed too, as by QEMU's scripts/analyze-mig
 	return c
 }
 
-// inspected says a result to a person.
+// inspected is a result in words.
 func inspected(path string, r *inspect.Result) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
@@ -146,7 +146,7 @@ func prefixed(prefix, s string) string {
 	return prefix + s
 }
 
-// written says who wrote an image.
+// written is the kind of an image and who wrote it, in words.
 func written(r *inspect.Result) string {
 	by := map[string]string{"ramjet": "Ramjet", "qemu": "QEMU", "libvirt": "libvirt"}
 	kind := "mapped-ram image"

@@ -51,7 +51,7 @@ files: rm deletes one.`,
 // shownID is how much of an id is shown to people, in characters.
 const shownID = 12
 
-// listed says a result to a person.
+// listed is a result in words.
 func listed(r *inspect.ListResult) string {
 	var s strings.Builder
 	w := tabwriter.NewWriter(&s, 0, 8, 2, ' ', 0)
@@ -66,7 +66,7 @@ func listed(r *inspect.ListResult) string {
 			id = id[:shownID]
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", filepath.Base(i.Image), cmp.Or(id, "-"), cmp.Or(i.VM, "-"), size(i.Disk),
-			units.HumanDuration(time.Since(i.Created)), hangs(i))
+			units.HumanDuration(time.Since(i.Created)), depends(i))
 	}
 	w.Flush()
 	switch {
@@ -78,8 +78,8 @@ func listed(r *inspect.ListResult) string {
 	return s.String()
 }
 
-// hangs says which image a listed one needs, which need it, and what is wrong with it.
-func hangs(i inspect.ListedImage) string {
+// depends is what is wrong with a listed image, or which image it needs, or which need it, in words.
+func depends(i inspect.ListedImage) string {
 	switch b := i.Base; {
 	case !i.Complete:
 		return "incomplete: the save was interrupted"

@@ -49,7 +49,7 @@ const (
 	pictureRows  = 128
 )
 
-// cells is how many cells are wanted.
+// cells is how many cells a map is to have at most; 0: no map.
 func (m *mapFlag) cells(a *app) int {
 	switch {
 	case !m.on:
@@ -62,7 +62,7 @@ func (m *mapFlag) cells(a *app) int {
 	return mapRows * drawingWidth(a.terminalWidth())
 }
 
-// mapped draws a map, if there is one: it returns the drawing, or what is to be said of the picture that it made.
+// mapped draws a map, if there is one. It returns the drawing, or a line about the picture that it made.
 func (a *app) mapped(m *inspect.Map, f mapFlag) (string, error) {
 	switch {
 	case m == nil:
@@ -76,7 +76,7 @@ func (a *app) mapped(m *inspect.Map, f mapFlag) (string, error) {
 	return fmt.Sprintf("\nmap drawn in %s\n", f.file), nil
 }
 
-// terminalWidth is that of standard output's terminal, in columns; else what COLUMNS says, else 80.
+// terminalWidth is the width of standard output's terminal in columns, else COLUMNS, else 80.
 func (a *app) terminalWidth() int {
 	if f, ok := a.out.(*os.File); ok {
 		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil && ws.Col > 0 {

@@ -55,7 +55,7 @@ Each of several images is checked, whatever is wrong with the others; with --jso
 // shownBadPages is how many bad pages are listed for people; --json has more.
 const shownBadPages = 20
 
-// verified says a result to a person: nothing of what the error says.
+// verified is a result in words, without what the error says.
 func verified(r *image.VerifyResult) string {
 	var s strings.Builder
 	if r.OK {
