@@ -23,8 +23,12 @@ func DefaultRAM(name string) bool {
 	return strings.HasSuffix(name, ".ram") && !strings.Contains(name, "/")
 }
 
-// Mappable reports whether, under this command line, a block of an image is memory that a
-// backend object provides, and so can come from a file.
+// Mappable reports whether, under this command line, a block of an image is memory that a backend object provides, and so can come
+// from a file.
+//
+// The memory of a virtio-mem device is not: its block has the name of the device before that of the backend (0000:00:01.0/mem1,
+// vmstate_register_ram). It comes through the state stream, as it has to: the device discards what it unplugs, which QEMU refuses for a
+// file that is only read (ram_block_discard_range).
 func (args Args) Mappable(name string) bool {
 	return args.Backend(name) >= 0 || DefaultRAM(name) && args.machineBackend() == ""
 }

@@ -56,12 +56,9 @@ func (args Args) refuseMapping(block string) error {
 		if d.backend != strings.TrimPrefix(block, "/objects/") {
 			continue
 		}
-		switch {
-		case d.persistent():
+		if d.persistent() {
 			return fmt.Errorf("block %s is the memory of the device %s %s, whose file would not get what the guest writes to it when it is mapped from an image: use --mode=eager",
 				block, d.driver, d.id)
-		case strings.HasPrefix(d.driver, "virtio-mem"):
-			return fmt.Errorf("block %s is memory that the device %s %s plugs and unplugs, which it cannot when it is mapped from an image: use --mode=eager", block, d.driver, d.id)
 		}
 	}
 	return nil

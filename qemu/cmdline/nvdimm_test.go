@@ -7,15 +7,13 @@ import (
 	"testing"
 )
 
-// TestPersistentMemory (15.13) has what an instant restore would not do right: memory that is persistent, or given back to the host.
+// TestPersistentMemory (15.13) has persistent memory, which an instant restore would not do right.
 func TestPersistentMemory(t *testing.T) {
 	for line, want := range map[string]string{
-		"-object memory-backend-file,id=m,size=1M,mem-path=/n,share=on -device nvdimm,id=nv0,memdev=m":                    "nvdimm nv0",
-		`-object memory-backend-file,id=m,size=1M,mem-path=/n -device {"driver":"nvdimm","id":"nv0","memdev":"m"}`:        "nvdimm nv0",
-		"-object memory-backend-file,id=m,size=1M,mem-path=/n,share=on,pmem=on -device virtio-pmem-pci,id=p,memdev=m":     "virtio-pmem-pci p",
-		"-object memory-backend-ram,id=m,size=1M -device virtio-mem-pci,id=vm0,memdev=m":                                  "virtio-mem-pci vm0",
-		"-object memory-backend-ram,id=m,size=1M -device pc-dimm,id=d,memdev=m":                                           "",
-		"-object memory-backend-ram,id=m,size=1M -object memory-backend-ram,id=o,size=1M -device virtio-mem-pci,memdev=o": "",
+		"-object memory-backend-file,id=m,size=1M,mem-path=/n,share=on -device nvdimm,id=nv0,memdev=m":                "nvdimm nv0",
+		`-object memory-backend-file,id=m,size=1M,mem-path=/n -device {"driver":"nvdimm","id":"nv0","memdev":"m"}`:    "nvdimm nv0",
+		"-object memory-backend-file,id=m,size=1M,mem-path=/n,share=on,pmem=on -device virtio-pmem-pci,id=p,memdev=m": "virtio-pmem-pci p",
+		"-object memory-backend-ram,id=m,size=1M -device pc-dimm,id=d,memdev=m":                                       "",
 	} {
 		args := ParseArgs(strings.Fields(line))
 		for _, name := range []string{"m", "/objects/m"} { // with machine types before 4.0
@@ -24,6 +22,14 @@ func TestPersistentMemory(t *testing.T) {
 				t.Errorf("%s: %v", line, err)
 			}
 		}
+	}
+}
+
+// TestVirtioMemIsNotMapped (15.13): the block of a virtio-mem device's backend is not memory that comes from a file.
+func TestVirtioMemIsNotMapped(t *testing.T) {
+	args := ParseArgs(strings.Fields("-object memory-backend-ram,id=m,size=1M -device virtio-mem-pci,id=vm0,memdev=m"))
+	if args.Mappable("0000:00:01.0/m") {
+		t.Error("it is mapped")
 	}
 }
 
