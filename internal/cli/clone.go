@@ -36,13 +36,7 @@ that share no network. The device -device vmgenid tells a guest that it was clon
 		Example: `  ramjet clone vm1.img -n 10 --qmp-dir /run/clones --overlay --detach
   ramjet clone vm1.img -n 10 --qmp-dir /run/clones --set 'netdev.net0.hostfwd=tcp::222{n}-:22' --detach
   ramjet clone vm1.img -n 3 --qmp-dir /run/clones -- -m 4G -nic user,hostfwd=tcp::222{n}-:22 -serial file:/tmp/{n}.log`,
-		Args: func(c *cobra.Command, args []string) error {
-			if n := c.ArgsLenAtDash(); n >= 0 {
-				o.Command = args[n:]
-				args = args[:n]
-			}
-			return exactly(1)(c, args)
-		},
+		Args: imageAndCommand(&o.Command),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.N < 1 || o.N > restore.MaxClones {
 				return usageError{fmt.Errorf("how many clones? Give -n 1 to %d", restore.MaxClones)}
@@ -90,7 +84,7 @@ that share no network. The device -device vmgenid tells a guest that it was clon
 	return c
 }
 
-// cloned says what came of it, which may be something beside an error, and stays if that was asked for.
+// cloned prints which clones run and, unless they are detached, waits for them. wrong is why others do not run; nil: all do.
 func (a *app) cloned(ctx context.Context, clones *restore.Clones, detach bool, wrong error) error {
 	var text strings.Builder
 	for _, v := range clones.VMs {
@@ -130,7 +124,7 @@ func (a *app) printCommands(o restore.CloneOptions) error {
 	return a.print(map[string]any{"commands": commands}, text.String())
 }
 
-// printClones prints what came of it before the clones end, with what failed.
+// printClones prints the result as JSON, with the error if there is one, while the clones run.
 func (a *app) printClones(r restore.CloneResult, err error) error {
 	if err == nil {
 		return a.print(r, "")

@@ -15,7 +15,7 @@ import (
 	"github.com/ramjet-vm/ramjet/restore"
 )
 
-// errScrubDetached refuses two flags that do not go together.
+// errScrubDetached is the error for --scrub with --detach.
 var errScrubDetached = errors.New("--scrub needs this command to stay while the VM runs, --detach ends it: leave one out, and check the image with ramjet verify")
 
 func (a *app) restore() *cobra.Command {
@@ -45,13 +45,7 @@ page is checked as it is read. In instant mode --verify checks all pages before 
   ramjet restore --qmp /run/vm2.qmp --detach --json vm1.img
   ramjet restore --qmp /run/vm2.qmp --set netdev.net0.hostfwd=tcp::2223-:22 vm1.img
   ramjet restore --mode eager vm1.img -- -machine q35 -m 4G -drive file=disk.qcow2,if=virtio`,
-		Args: func(c *cobra.Command, args []string) error {
-			if n := c.ArgsLenAtDash(); n >= 0 {
-				o.Command = args[n:]
-				args = args[:n]
-			}
-			return exactly(1)(c, args)
-		},
+		Args: imageAndCommand(&o.Command),
 		RunE: func(c *cobra.Command, args []string) error {
 			if o.Scrub && o.Detach {
 				return usageError{errScrubDetached}
@@ -91,7 +85,17 @@ page is checked as it is read. In instant mode --verify checks all pages before 
 	return c
 }
 
-// stay is the foreground: the VM has our terminal and gets the signals that we get.
+// imageAndCommand takes one image, and into command the words after "--"; nil if there is no "--".
+func imageAndCommand(command *[]string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if n := c.ArgsLenAtDash(); n >= 0 {
+			*command, args = args[n:], args[:n]
+		}
+		return exactly(1)(c, args)
+	}
+}
+
+// stay runs the VM in the foreground: it has the terminal, and ends with this command.
 func (a *app) stay(ctx context.Context, vm *restore.VM) error {
 	a.log(strings.TrimSpace(restored(vm.Result)))
 	if a.json {
@@ -105,14 +109,14 @@ func (a *app) stay(ctx context.Context, vm *restore.VM) error {
 	return ended(ctx, vm.Wait())
 }
 
-// endsWithUs says on a terminal, before anybody presses Ctrl-C, what that does.
+// endsWithUs explains on a terminal what Ctrl-C does.
 func (a *app) endsWithUs(what string) {
 	if isTerminal(a.err) && a.progress != "none" {
 		fmt.Fprintf(a.err, "ramjet: %s ends with this command: Ctrl-C ends it at once; --detach would leave it running\r\n", what)
 	}
 }
 
-// ended is what a command in the foreground returns when its VMs have ended with status: that they were interrupted, if they were.
+// ended is the error of a command in the foreground whose VMs have ended with this status.
 func ended(ctx context.Context, status int) error {
 	switch {
 	case errors.Is(context.Cause(ctx), errInterrupted):
@@ -128,7 +132,7 @@ type scrubbed interface {
 	Scrub(context.Context) (*image.VerifyResult, error)
 }
 
-// scrub says what it finds on standard error, whatever it is: that was asked for.
+// scrub checks the image and prints the result on standard error, good or bad, as the user asked for it.
 func (a *app) scrub(ctx context.Context, vm scrubbed) {
 	r, err := vm.Scrub(ctx)
 	switch {
