@@ -14,112 +14,128 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// A diff is an image that holds only the pages that are not as in another image, its base, which it names by id. A base
-// is always whole: a diff of a diff is made against the latter's base, so that two files are all
-// that a VM ever needs.
+// base is the base of a diff. A diff is an image that holds only the pages that are not as in another image, its base, which it names by
+// id. A base is always whole: a diff of a diff is made against the latter's base, so that two files are all that a VM ever needs.
 //
 // Only memory backends are taken against the base. Firmware, video memory and the like, and what
 // the base does not have or has in another size, are in the diff whole (seal.Block.Whole). So QEMU itself loads a diff over
 // backends that it mapped from the base, with nothing between.
+//
+// A nil *base is the base of a whole image.
+type base struct {
+	file     *image.File
+	verified bool // bitmaps and sums are as the seal says
+	log      func(format string, args ...any)
+}
 
-// openBase opens the image that a save is to be a diff of.
-func (s *save) openBase() (err error) {
-	if s.Base == "" {
-		return nil
+// openBase opens the image at path, or its base if it is a diff itself, as the base of the diff that target will be; nil for no path.
+func openBase(path, target string, log func(string, ...any)) (_ *base, err error) {
+	if path == "" {
+		return nil, nil
 	}
-	if s.base, err = image.OpenFile(s.Base); err != nil {
-		return err
+	b := &base{log: log}
+	defer func() {
+		if err != nil {
+			b.close()
+		}
+	}()
+	if b.file, err = image.OpenFile(path); err != nil {
+		return nil, err
 	}
-	if s.base.Seal == nil {
-		return fmt.Errorf("%s has no seal, by which a diff knows its base: add one with `ramjet seal %s`", s.Base, s.Base)
+	if b.file.Seal == nil {
+		return nil, fmt.Errorf("%s has no seal, by which a diff knows its base: add one with `ramjet seal %s`", path, path)
 	}
-	if s.base.BaseID() != nil {
-		diff := s.base
-		s.base, err = image.OpenBaseOf(diff, "")
+	if diff := b.file; diff.BaseID() != nil {
+		b.file, err = image.OpenBaseOf(diff, "")
 		diff.Close()
 		if err != nil {
-			s.base = nil
-			return err
+			return nil, err
 		}
-		s.log("%s is a diff itself: this one will build on its base %s too", s.Base, s.base.Path)
+		log("%s is a diff itself: this one will build on its base %s too", path, b.file.Path)
 	}
-	if s.base.Path, err = filepath.Abs(s.base.Path); err != nil {
-		return err
+	if b.file.Path, err = filepath.Abs(b.file.Path); err != nil {
+		return nil, err
 	}
-	if st, err := os.Stat(s.Image); err == nil {
-		if b, err := s.base.Descriptor.Stat(); err == nil && os.SameFile(st, b) {
-			return fmt.Errorf("%s is the base itself: a diff that replaced it would be lost without it", s.Image)
+	if st, err := os.Stat(target); err == nil {
+		if own, err := b.file.Descriptor.Stat(); err == nil && os.SameFile(st, own) {
+			return nil, fmt.Errorf("%s is the base itself: a diff that replaced it would be lost without it", target)
 		}
 	}
-	return nil
+	return b, nil
 }
 
-// checkBase refuses what would make no sense for the VM.
-func (s *save) checkBase() error {
+func (b *base) close() {
+	if b != nil && b.file != nil {
+		b.file.Close()
+	}
+}
+
+// check refuses what would make no sense for the VM.
+func (b *base) check(engine Engine, vm *qemu.VM) error {
 	switch {
-	case s.base == nil:
+	case b == nil:
 		return nil
-	case s.Engine == EngineQEMU:
+	case engine == EngineQEMU:
 		return errors.New("only ramjet's own engine writes diffs: leave --base out, or --engine=qemu")
-	case s.base.Config.MachineType != s.vm.MachineType:
-		return fmt.Errorf("%s is of a machine %s, this VM is a %s: it is no base for a diff of it", s.base.Path, s.base.Config.MachineType, s.vm.MachineType)
+	case b.file.Config.MachineType != vm.MachineType:
+		return fmt.Errorf("%s is of a machine %s, this VM is a %s: it is no base for a diff of it", b.file.Path, b.file.Config.MachineType, vm.MachineType)
 	}
 	return nil
 }
 
-// findBases decides for each block how it is taken: whole, by what is no longer mapped from the base, or by sums.
-func (n *native) findBases(ctx context.Context) error {
-	n.bases = make([]*transfer.Base, len(n.blocks))
-	if n.base == nil {
-		return nil
+// blocks decides for each block how it is saved: whole (nil), by what is no longer mapped from the base, or by sums.
+func (b *base) blocks(ctx context.Context, vm *qemu.VM, l *mappedram.Layout, memory []guestmem.Memory) ([]*transfer.Base, error) {
+	if b == nil {
+		return nil, nil
 	}
-	backends, err := n.vm.MemoryBackends(ctx)
+	all := make([]*transfer.Base, len(l.Blocks))
+	backends, err := vm.MemoryBackends(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sums := false
-	for i, b := range n.layout.Blocks {
-		j := n.base.Index(b.Name)
-		if j < 0 || !backends[b.Name] || n.base.Blocks[j].Length != b.Length || n.base.Blocks[j].Ignored {
+	for i, of := range l.Blocks {
+		k := b.file.Index(of.Name)
+		if k < 0 || !backends[of.Name] || b.file.Blocks[k].Length != of.Length || b.file.Blocks[k].Ignored {
 			continue
 		}
-		stored, err := n.base.Bitmap(j)
+		stored, err := b.file.Bitmap(k)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		n.bases[i] = &transfer.Base{Stored: stored}
-		if n.mappedFrom(n.memory[i], n.base.Blocks[j]) {
-			n.log("block %s: what is no longer mapped from the base", b.Name)
+		all[i] = &transfer.Base{Stored: stored}
+		if b.maps(memory[i], b.file.Blocks[k]) {
+			b.log("block %s: what is no longer mapped from the base", of.Name)
 			continue
 		}
-		n.log("block %s: pages whose sums are not the base's", b.Name)
-		n.bases[i].Sums = func(first, k int) ([]uint64, error) { return n.base.Seal.Sums(j, first, k) }
+		b.log("block %s: pages whose sums are not the base's", of.Name)
+		all[i].Sums = func(first, n int) ([]uint64, error) { return b.file.Seal.Sums(k, first, n) }
 		sums = true
 	}
-	if sums && !n.verified {
+	if sums && !b.verified {
 		// A wrong sum or bitmap would pass a changed page off as the base's.
-		if err := n.base.VerifyStream(); err != nil {
-			return fmt.Errorf("%s: %w", n.base.Path, err)
+		if err := b.file.VerifyStream(); err != nil {
+			return nil, fmt.Errorf("%s: %w", b.file.Path, err)
 		}
-		n.verified = true
+		b.verified = true
 	}
-	return nil
+	return all, nil
 }
 
-// mappedFrom tells whether memory is mapped from this block of the very file that the base is; not from one that
-// had its name before.
-func (n *native) mappedFrom(m guestmem.Memory, b mappedram.Block) bool {
+// maps reports whether memory is mapped from this block of the very file that the base is; a file that had its name before is another.
+func (b *base) maps(m guestmem.Memory, block mappedram.Block) bool {
 	c, ok := m.(guestmem.Changed)
 	if !ok {
 		return false
 	}
 	var st unix.Stat_t
-	if unix.Fstat(int(n.base.Descriptor.Fd()), &st) != nil {
+	if unix.Fstat(int(b.file.Descriptor.Fd()), &st) != nil {
 		return false
 	}
 	back := c.Backing()
-	return back.Inode == st.Ino && back.Device == uint64(st.Dev) && back.Offset == b.PagesOffset
+	return back.Inode == st.Ino && back.Device == uint64(st.Dev) && back.Offset == block.PagesOffset
 }

@@ -11,9 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
-	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/save"
 )
 
@@ -25,18 +23,6 @@ func ExampleSave() {
 		log.Fatal(err)
 	}
 	fmt.Printf("%d bytes, pause %.3f s\n", r.BytesStored, r.PauseSeconds)
-}
-
-// A VM is started from its image, with its memory mapped from it.
-func ExampleRestore() {
-	restore.RunAttendant() // first in main
-	vm, err := restore.Restore(context.Background(), restore.Options{
-		Image: "/var/lib/vms/vm1.img", Socket: "/run/vm2.qmp", Detach: true,
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Printf("process %d runs after %.3f s\n", vm.PID, vm.RunningSeconds)
 }
 
 // A VMM in Go saves the memory of its guest, and has it back at once: mapped copy-on-write from the image.
@@ -72,17 +58,6 @@ func ExampleMemory() {
 	// Output:
 	// pages stored: 1
 	// the guest was here
-}
-
-// What is damaged in an image is said to the page.
-func ExampleVerify() {
-	r, err := image.Verify(context.Background(), image.VerifyOptions{Image: "/var/lib/vms/vm1.img"})
-	if err != nil && r == nil {
-		log.Fatal(err)
-	}
-	for _, p := range r.BadPages {
-		fmt.Println(p)
-	}
 }
 
 func check(err error) {

@@ -4,8 +4,10 @@ package save
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,84 +23,132 @@ import (
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
 
-// native is a save by Ramjet's own engine: it reads the VM's memory from outside.
+// native is the copier that is Ramjet's own engine: it reads the VM's memory from outside.
 type native struct {
-	*save
+	j        *job
+	way      way
 	blocks   []qemu.RAMBlock
-	memory   []guestmem.Memory
+	plugged  json.RawMessage   // where plugged memory is, as the seal says it
+	memory   []guestmem.Memory // of blocks
 	layout   *mappedram.Layout
-	bases    []*transfer.Base // nil for a block that is saved whole
-	verified bool             // the base's seal was read
-	engine   *transfer.Save   // nil until the first pages are saved
-	sections []byte
+	pages    *transfer.Save  // writes memory's pages
+	state    *qemu.StateFile // gets the device state
+	sections []byte          // the device state
+	times    Times
 }
 
-func (s *save) native(ctx context.Context) (id seal.ID, err error) {
-	n := &native{save: s}
-	defer func() { err = errors.Join(err, n.Close()) }()
-	if err := n.open(ctx, s.vm.Blocks); err != nil {
-		return id, err
-	}
-	set, err := s.vm.FreeSet(ctx)
-	if err == nil {
-		err = s.pause.Sets(set)
-	}
-	if err != nil {
-		return id, err
-	}
-	state, err := s.vm.NewStateFileIn(ctx, set)
-	if err != nil {
-		return id, err
-	}
-	closeState := func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
-		defer cancel()
-		return state.Close(ctx, s.vm)
-	}
-	err = n.newEngine()
-	if err == nil && n.Live {
-		err = n.live(ctx)
-	}
-	if err == nil {
-		err = n.paused(ctx, state)
-	}
-	if err := errors.Join(err, closeState(), s.pause.Sets()); err != nil {
-		return id, err
-	}
-	return n.complete()
+// A way is how the image gets the pages that memory has at one moment, the pause, although the guest writes to memory before and after
+// it. newNative chooses the way, and nothing else of a save depends on which it is.
+type way interface {
+	// beforePause does what can be done while the guest runs.
+	beforePause(ctx context.Context) error
+	// inPause is called when the guest stands still and its device state is saved. The guest may go on when it returns.
+	inPause(ctx context.Context) error
+	// report adds what is known of the way to what is known of the image.
+	report(c *copied)
 }
 
-// open gets at the memory of blocks and lays the image out for them. What was saved of others before is forgotten.
-func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
-	if err := n.Close(); err != nil {
+// stopped is the plain way: the guest stands still until all pages are written.
+type stopped struct{ n *native }
+
+func (stopped) beforePause(context.Context) error   { return nil }
+func (s stopped) inPause(ctx context.Context) error { return s.n.writePages(ctx) }
+func (stopped) report(*copied)                      {}
+
+func newNative(j *job) *native {
+	n := &native{j: j}
+	if n.way = (stopped{n}); j.o.Live {
+		n.way = &live{n: n}
+	}
+	return n
+}
+
+// prepare opens memory, passes a file for the device state to QEMU, and begins with what the way does early.
+func (n *native) prepare(ctx context.Context) error {
+	if err := n.open(ctx, n.j.vm.Blocks); err != nil {
 		return err
 	}
-	n.blocks = blocks
-	n.findPlugged(ctx)
+	set, err := n.j.vm.FreeSet(ctx)
+	if err == nil {
+		err = n.j.pause.Sets(set)
+	}
+	if err != nil {
+		return err
+	}
+	if n.state, err = n.j.vm.NewStateFileIn(ctx, set); err != nil {
+		return err
+	}
+	return n.way.beforePause(ctx)
+}
+
+// open opens the memory of blocks and lays the image out for them. Nothing stays of what was written for other blocks.
+func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
+	if err := n.close(); err != nil {
+		return err
+	}
+	n.blocks, n.plugged = blocks, pluggedMemory(ctx, n.j.vm, n.j.log)
 	var laid []mappedram.Block
 	for _, b := range blocks {
-		m, err := n.vm.OpenMemory(b, guestmem.Read)
+		m, err := n.j.vm.OpenMemory(b, guestmem.Read)
 		if err != nil {
 			return err
 		}
 		n.memory = append(n.memory, m)
 		laid = append(laid, mappedram.Block{Name: b.Name, Length: b.Used})
 	}
-	config := vmstate.Config{MachineType: n.vm.MachineType, Capabilities: []string{"mapped-ram"}}
+	config := vmstate.Config{MachineType: n.j.vm.MachineType, Capabilities: []string{"mapped-ram"}}
 	if n.layout, err = mappedram.NewLayout(0, config, laid); err != nil {
 		return err
 	}
-	return n.findBases(ctx)
-}
-
-// paused is what happens while the guest stands still.
-func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) {
-	ctx, err = n.pause.Hold(ctx)
+	bases, err := n.j.base.blocks(ctx, n.j.vm, n.layout, n.memory)
 	if err != nil {
 		return err
 	}
-	// Firmware may have resized a ROM, and somebody plugged memory, since we looked.
-	blocks, err := qemu.QueryRAMBlocks(ctx, n.vm.QMP)
+	params := transfer.Params{Channels: n.j.o.Channels, Direct: n.j.io.Direct, MaxBandwidth: n.j.o.MaxBandwidth}
+	if n.pages, err = newPages(n.j.target, filepath.Dir(n.j.o.Image), n.layout, n.memory, params); err != nil {
+		return err
+	}
+	n.pages.Base, n.pages.Live = bases, n.j.o.Live
+	return nil
+}
+
+// newPages makes the unfinished file, in the directory dir, as long as the layout needs it, and returns what writes memory's pages into
+// it. The caller closes its Sums.
+func newPages(t *image.Target, dir string, l *mappedram.Layout, memory []guestmem.Memory, p transfer.Params) (*transfer.Save, error) {
+	st, err := t.File.Stat()
+	if err == nil && st.Size() != 0 {
+		// What was written into it for other blocks. Not for an empty file: ext4 takes that for somebody who replaces what was
+		// there, and writes all of it back when a descriptor is closed, which would be in the pause (ext4_release_file).
+		err = t.File.Truncate(0)
+	}
+	if err == nil {
+		// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
+		err = t.File.Truncate(l.RAMEnd)
+	}
+	if errors.Is(err, unix.EFBIG) {
+		err = fmt.Errorf("%w: the file system or a limit (ulimit -f) allows none of that size", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	sums, err := image.Scratch(dir)
+	if err != nil {
+		return nil, err
+	}
+	p.Small = 64 << 10
+	s := &transfer.Save{Layout: l, Memory: memory, Image: t, Params: p, Sums: transfer.NewSums(sums, l.Blocks)}
+	if err := s.Reserve(t.File); err != nil {
+		return nil, errors.Join(err, s.Sums.Close())
+	}
+	return s, nil
+}
+
+func (n *native) hold(ctx context.Context) (context.Context, error) { return n.j.pause.Hold(ctx) }
+
+// copy is the part of the save in which the guest stands still.
+func (n *native) copy(ctx context.Context) error {
+	// Firmware may have resized a ROM, and somebody plugged memory, since the blocks were opened.
+	blocks, err := qemu.QueryRAMBlocks(ctx, n.j.vm.QMP)
 	if err != nil {
 		return err
 	}
@@ -107,131 +157,89 @@ func (n *native) paused(ctx context.Context, state *qemu.StateFile) (err error) 
 			return err
 		}
 	}
-	confined := n.confineFiles()
-	n.Progress.SetPhase("saving device state")
-	stated := image.Lap(&n.result.Times.DeviceState)
-	n.sections, err = n.vm.DeviceSections(ctx, state, n.pause.ImageState())
-	stated()
+	confined := n.j.confiner.opened(n.memory)
+	n.j.o.Progress.SetPhase("saving device state")
+	stop := image.Lap(&n.times.DeviceState)
+	n.sections, err = n.j.vm.DeviceSections(ctx, n.state, n.j.pause.ImageState())
+	stop()
 	confined()
 	if err != nil {
 		return err
 	}
-	n.Progress.SetPhase("saving memory")
-	if err := n.savePages(ctx); err != nil {
-		return err
-	}
-	n.lookAtDisks()
-	if err := n.pause.Check(ctx); err != nil || !n.resumes() {
-		return err
-	}
-	return n.pause.End(ThenResume)
+	n.j.o.Progress.SetPhase("saving memory")
+	return n.way.inPause(ctx)
 }
 
-// savePages writes all that is not in the image yet.
-func (n *native) savePages(ctx context.Context) error {
-	if n.engine == nil {
-		if err := n.newEngine(); err != nil {
-			return err
-		}
-	}
-	defer image.Lap(&n.result.Times.Memory)()
-	defer n.Progress.Follow(&n.engine.Progress)()
+// writePages writes the pages that the image does not have as they are in memory now.
+func (n *native) writePages(ctx context.Context) error {
+	defer image.Lap(&n.times.Memory)()
+	defer n.j.o.Progress.Follow(&n.pages.Progress)()
 	// Memory that is in a file stays readable when its QEMU has ended, and nobody would notice for long.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
 		select {
-		case <-n.vm.QMP.Done():
+		case <-n.j.vm.QMP.Done():
 			cancel(qmp.ErrClosed)
 		case <-ctx.Done():
 		}
 	}()
-	return n.engine.Run(ctx)
+	return n.pages.Run(ctx)
 }
 
-func (n *native) newEngine() error {
-	st, err := n.target.File.Stat()
-	if err == nil && st.Size() != 0 {
-		// What was written into it for other blocks. Not for an empty file: ext4 takes that for somebody who replaces what was
-		// there, and writes all of it back when a descriptor is closed, which would be in the pause (ext4_release_file).
-		err = n.target.File.Truncate(0)
+func (n *native) release() error {
+	if n.state == nil {
+		return nil
 	}
-	if err == nil {
-		// A direct write that extends a file is done one at a time (ext4_dio_write_checks), so the file has its length first.
-		err = n.target.File.Truncate(n.layout.RAMEnd)
-	}
-	if errors.Is(err, unix.EFBIG) {
-		err = fmt.Errorf("%w: the file system or a limit (ulimit -f) allows none of that size", err)
-	}
-	if err != nil {
-		return err
-	}
-	f, err := n.takeScratch()
-	if err != nil {
-		return err
-	}
-	n.engine = &transfer.Save{
-		Layout: n.layout,
-		Memory: n.memory,
-		Base:   n.bases,
-		Image:  n.target,
-		Params: transfer.Params{Channels: n.Channels, Direct: n.io.Direct, MaxBandwidth: n.MaxBandwidth, Small: 64 << 10},
-		Sums:   transfer.NewSums(f, n.layout.Blocks),
-		Live:   n.Live,
-	}
-	return n.engine.Reserve(n.target.File)
+	ctx, cancel := cleanupContext()
+	defer cancel()
+	return errors.Join(n.state.Close(ctx, n.j.vm), n.j.pause.Sets())
 }
 
 // complete writes all but the pages, when the guest runs again.
-func (n *native) complete() (id seal.ID, err error) {
-	defer image.Lap(&n.result.Times.Complete)()
-	n.divide()
-	w := image.Writer{To: n.target.File, Layout: n.layout, Stored: n.engine.Stored, Sums: n.engine.Sums, Sections: n.sections}
-	if id, err = w.Sealed(n.sealMetadata()); err != nil {
-		return id, err
+func (n *native) complete(_ context.Context, m *seal.Metadata) (*copied, error) {
+	n.describe(m)
+	w := image.Writer{To: n.j.target.File, Layout: n.layout, Stored: n.pages.Stored, Sums: n.pages.Sums, Sections: n.sections}
+	id, err := w.Sealed(m)
+	if err != nil {
+		return nil, err
 	}
-	n.result.SaveSeconds = time.Since(n.Began).Seconds()
-	return id, n.engine.Release(n.target.File)
+	c := &copied{id: id, written: time.Now(), io: n.j.io.String(), ioWhy: n.j.io.Why, channels: n.j.channels(), times: n.times}
+	if n.j.base != nil {
+		c.holes = n.pages.Holes()
+	}
+	p, channels := &n.pages.Progress, float64(c.channels)
+	c.times.Scan = time.Duration(p.Scanning.Load()).Seconds() / channels
+	c.times.Write = time.Duration(p.Writing.Load()).Seconds() / channels
+	n.way.report(c)
+	return c, n.pages.Release(n.j.target.File)
 }
 
-// divide says what the channels did of the time for memory.
-func (n *native) divide() {
-	channels, p := float64(n.result.Channels), &n.engine.Progress
-	n.result.Times.Scan = time.Duration(p.Scanning.Load()).Seconds() / channels
-	n.result.Times.Write = time.Duration(p.Writing.Load()).Seconds() / channels
-}
-
-// sealMetadata is what the seal says of the VM and of the memory that was saved.
-func (n *native) sealMetadata() *seal.Metadata {
-	m := n.metadata()
-	m.Format = "ramjet"
-	m.Blocks = image.Blocks(n.layout.Blocks, n.engine.Stored)
-	for i := range m.Blocks {
-		m.Blocks[i].Whole = n.base != nil && n.bases[i] == nil
+// describe has the metadata say what memory is in the image.
+func (n *native) describe(m *seal.Metadata) {
+	m.Format, m.MemoryDevices = "ramjet", n.plugged
+	m.Blocks = image.Blocks(n.layout.Blocks, n.pages.Stored)
+	if n.j.base != nil {
+		m.Base = &seal.Base{ID: n.j.base.file.Seal.ID, Path: n.j.base.file.Path}
+		for i := range m.Blocks {
+			m.Blocks[i].Whole = n.pages.Base[i] == nil
+		}
 	}
 	var err error
-	if m.Hot, err = n.findHot(); err != nil {
-		n.log("not recorded what the VM needed last: %v", err)
+	if m.Hot, err = hotPages(n.memory, n.layout.Blocks); err != nil {
+		n.j.log("not recorded what the VM needed last: %v", err)
 	}
-	n.count(m.Blocks)
-	if n.base != nil {
-		m.Base = &seal.Base{ID: n.base.Seal.ID, Path: n.base.Path}
-		zero := n.engine.Holes()
-		n.result.PagesZero, n.result.PagesStored = zero, n.result.PagesStored-zero
-		n.result.BytesStored -= zero * mappedram.PageSize
-	}
-	return m
 }
 
-// Close gives up what open and newEngine made.
-func (n *native) Close() error {
+// close gives up what open made.
+func (n *native) close() error {
 	var err error
 	for _, m := range n.memory {
 		err = errors.Join(err, m.Close())
 	}
-	if n.engine != nil {
-		err = errors.Join(err, n.engine.Sums.Close())
+	if n.pages != nil {
+		err = errors.Join(err, n.pages.Sums.Close())
 	}
-	n.memory, n.engine = nil, nil
+	n.memory, n.pages = nil, nil
 	return err
 }

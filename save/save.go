@@ -1,29 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package save saves a running VM into an image (Save), and memory that a program owns (Memory).
+//
+// The order of the steps is what makes a save safe. Save checks all that can be checked, makes its unfinished file, starts the
+// guardian, and only then stops the guest. It lets the guest go on as soon as memory is written, and gives the file its name when
+// all of it is durable. Whatever fails in between, the VM runs on, and the image's path has what it had before.
 package save
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/attendant"
 	"github.com/ramjet-vm/ramjet/qemu"
-	"github.com/ramjet-vm/ramjet/qemu/cmdline"
-	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// Engine says who moves the memory.
+// Engine is who moves the memory.
 type Engine string
 
 // EngineAuto is EngineRamjet unless that would not save the VM right; EngineQEMU has QEMU write the file itself.
@@ -33,7 +33,7 @@ const (
 	EngineQEMU   Engine = "qemu"
 )
 
-// Then says what becomes of the VM after the save.
+// Then is what becomes of the VM after the save.
 type Then = qemu.Then
 
 // What becomes of it.
@@ -65,352 +65,261 @@ type Options struct {
 	Began   time.Time // when the user began to wait; now if zero
 
 	Progress *image.Progress // optional
-	Log      func(s string)  // optional: what is decided, for people
+	Log      func(s string)  // optional: gets what is decided, for people
 }
 
-// Result is what `ramjet save --json` prints. Times are in seconds, sizes in bytes.
-type Result struct {
-	Image          string  `json:"image"`
-	ID             string  `json:"id"`
-	Engine         Engine  `json:"engine"`
-	IO             string  `json:"io"`     // direct or buffered
-	IOWhy          string  `json:"io_why"` // half a sentence, for people
-	Channels       int     `json:"channels"`
-	PagesTotal     int64   `json:"pages_total"`
-	PagesStored    int64   `json:"pages_stored"`
-	PagesZero      int64   `json:"pages_zero"` // zero, or never touched; in a diff those that are so and are not in the base
-	BytesStored    int64   `json:"bytes_stored"`
-	BytesLogical   int64   `json:"bytes_logical"`
-	PauseSeconds   float64 `json:"pause_seconds"`   // from stop to cont; 0 if the VM was paused before
-	SaveSeconds    float64 `json:"save_seconds"`    // start to the last byte handed to the kernel
-	DurableSeconds float64 `json:"durable_seconds"` // start to published
-	BytesPerSecond float64 `json:"bytes_per_second"`
-	Passes         []Pass  `json:"passes,omitempty"`  // while the guest ran, with Live
-	GaveUp         bool    `json:"gave_up,omitempty"` // with Live: the guest was faster, and much was left for the pause
-	// NotRestorable says why Ramjet cannot restore the image, which QEMU can load; empty if it can.
-	NotRestorable string  `json:"not_restorable,omitempty"`
-	Base          *string `json:"base"` // the image that a diff builds on
-	// Differs says what of the VM is not as its command line says: disks, devices. Half a sentence each.
-	Differs []string `json:"differs"`
-	// Times says where DurableSeconds went.
-	Times Times `json:"times"`
+// job is one Save under way.
+type job struct {
+	o         Options // Image is absolute, and Engine decided, when prepare has returned
+	base      *base   // nil: the image will be whole
+	target    *image.Target
+	vm        *qemu.VM
+	pause     *qemu.Pause
+	space     *qemu.SpaceWatch
+	io        directio.Decision
+	copier    copier
+	disks     []watchedDisk
+	confiner  *confiner // nil: all rights are kept
+	published bool
 }
 
-// save is one Save under way.
-type save struct {
-	Options
-	vm     *qemu.VM
-	base   *image.File // nil: the image will be whole
-	target *image.Target
-	io     directio.Decision
-	pause  *qemu.Pause
-	disks  []watchedDisk
-	spare  *os.File         // see takeScratch
-	slept  *qemu.SleepWatch // with EngineQEMU
-	space  *qemu.SpaceWatch
-	result *Result
-
-	plugged json.RawMessage // where plugged memory is, as the seal says it; nil if there is none
+// copier gets the memory and the device state of one moment into the image's file. A save calls its methods in this order, each once,
+// and leaves out those after one that failed, but for release and close. native and byQEMU are copiers.
+type copier interface {
+	// prepare does all that is possible while the guest runs.
+	prepare(ctx context.Context) error
+	// hold has the guest stand still, at once or as soon as copy gets there. The context is for the time until it goes on.
+	hold(ctx context.Context) (context.Context, error)
+	// copy returns when the guest may go on.
+	copy(ctx context.Context) error
+	// release gives back to QEMU what the copier borrowed. The guest runs again, unless something failed or the VM is not to resume.
+	release() error
+	// complete writes what the image lacks and seals it. m says where the image comes from; complete adds what is in it.
+	complete(ctx context.Context, m *seal.Metadata) (*copied, error)
+	// close gives up what prepare and copy made; it may be called again.
+	close() error
 }
 
 // Save saves a running VM into a new image. On an error nothing is left at the image's path that was not there
-// before, and the VM does what it did before.
+// before, and the VM does what it did before. Where the image is whole and only Then failed, there are a result and an error.
 func Save(ctx context.Context, o Options) (*Result, error) {
 	if o.Began.IsZero() {
 		o.Began = time.Now()
 	}
-	s := &save{Options: o}
-	if err := s.prepare(ctx); err != nil {
-		s.Close()
+	j := &job{o: o}
+	if err := j.prepare(ctx); err != nil {
+		j.close()
 		return nil, image.Interrupted(ctx, err)
 	}
-	err := s.run(ctx)
-	return s.result, s.explain(ctx, errors.Join(err, s.Close()))
+	r, err := j.run(ctx)
+	return r, j.explain(ctx, errors.Join(err, j.close()))
 }
 
-// explain says the one thing that matters where everything fails because there is no QEMU any more, or no connection to it, and
-// what can be done about a full disk.
-func (s *save) explain(ctx context.Context, err error) error {
-	published := s.result.DurableSeconds > 0
-	spoilt := s.pause.Spoilt()
-	switch {
-	case err == nil || published:
-		return err
-	case errors.Is(spoilt, qemu.ErrFrozen):
-		return spoilt
-	case s.vm.Gone():
-		return fmt.Errorf("QEMU, process %d, has ended during the save: nothing was saved", s.vm.PID)
-	case errors.Is(err, qmp.ErrClosed):
-		return fmt.Errorf("the VM's monitor was lost during the save, nothing was saved: %w", first(err))
-	case s.pause.State() == qemu.Lost:
-		return fmt.Errorf("QEMU, process %d, does not answer; it will find the order to let the VM go on when it does. Nothing was saved: %w", s.vm.PID, first(err))
-	case spoilt != nil && ctx.Err() == nil:
-		return spoilt
-	case errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT):
-		s.log("%v", err)
-		return image.DiskFull(err, s.Image)
-	}
-	return image.Interrupted(ctx, err)
-}
-
-// first is the one error that led to the others it was joined with.
-func first(err error) error {
-	for {
-		joined, ok := err.(interface{ Unwrap() []error })
-		if !ok || !strings.Contains(err.Error(), "\n") {
-			return err
-		}
-		err = joined.Unwrap()[0]
-	}
-}
+// RunAttendant has to be called first in the main of a program that calls Save. A save starts the program once more, as
+// a small process that lets the VM go on should the program be killed (package attendant); in that process RunAttendant
+// does that work and does not return. In others it does nothing that is seen. Without it Save returns an error.
+func RunAttendant() { attendant.Main(qemu.Guardian, image.Publisher) }
 
 // prepare does all that can fail before the guest is touched.
-func (s *save) prepare(ctx context.Context) (err error) {
-	params := transfer.Params{Channels: s.Channels, MaxBandwidth: s.MaxBandwidth}
+func (j *job) prepare(ctx context.Context) (err error) {
+	params := transfer.Params{Channels: j.o.Channels, MaxBandwidth: j.o.MaxBandwidth}
 	if err := params.Validate(); err != nil {
 		return err
 	}
-	if s.Image, err = filepath.Abs(s.Image); err != nil {
+	if j.o.Image, err = filepath.Abs(j.o.Image); err != nil {
 		return err
 	}
-	if err := s.openBase(); err != nil {
+	if j.base, err = openBase(j.o.Base, j.o.Image, j.log); err != nil {
 		return err
 	}
-	s.Progress.SetPhase("attaching")
-	if s.target, err = image.NewTarget(s.Image, s.Force); err != nil {
+	j.o.Progress.SetPhase("attaching")
+	if j.target, err = image.NewTarget(j.o.Image, j.o.Force); err != nil {
 		return err
 	}
-	if s.Confine {
-		if err := s.target.StartPublisher(); err != nil {
+	if j.o.Confine {
+		if err := j.target.StartPublisher(); err != nil {
 			return err
 		}
 	}
-	if s.vm, err = qemu.Attach(ctx, s.Socket, s.PID); err != nil {
+	if j.vm, err = qemu.Attach(ctx, j.o.Socket, j.o.PID); err != nil {
 		return err
 	}
-	s.pause = qemu.NewPause(s.vm)
-	s.space = s.vm.WatchSpace()
-	s.pause.MaxLength = s.MaxPause
-	if err := s.pause.Claim(); err != nil {
+	j.pause = qemu.NewPause(j.vm)
+	j.space = j.vm.WatchSpace()
+	j.pause.MaxLength = j.o.MaxPause
+	if err := j.pause.Claim(); err != nil {
 		return err
 	}
-	if err := s.chooseIO(); err != nil {
+	if err := j.chooseIO(); err != nil {
 		return err
 	}
-	if err := s.vm.Migratable(ctx); err != nil {
+	if err := j.vm.Migratable(ctx); err != nil {
 		return err
 	}
-	if err := s.chooseEngine(ctx); err != nil {
+	if err := j.chooseEngine(ctx); err != nil {
 		return err
 	}
-	if err := s.checkBase(); err != nil {
+	if err := j.base.check(j.o.Engine, j.vm); err != nil {
 		return err
 	}
-	if err := s.watchDisks(ctx); err != nil {
+	if err := j.watchDisks(ctx); err != nil {
 		return err
 	}
-	s.log("%s engine, %s I/O: %s", s.Engine, s.io, s.io.Why)
-	if err := s.pause.Guard(s.target.Files()...); err != nil {
+	j.log("%s engine, %s I/O: %s", j.o.Engine, j.io, j.io.Why)
+	if err := j.pause.Guard(j.target.Files()...); err != nil {
 		return err
 	}
-	s.confineCalls()
+	if j.o.Confine {
+		j.confiner = &confiner{pid: j.vm.PID, target: j.target, channels: j.channels(), direct: j.io.Direct, log: j.log}
+	}
+	j.confiner.attached()
 	return nil
 }
 
 // chooseIO decides how pages reach the image; there may be as many as the VM has memory.
-func (s *save) chooseIO() (err error) {
-	c := directio.Chooser{Mode: s.Direct}
-	for _, b := range s.vm.Blocks {
+func (j *job) chooseIO() (err error) {
+	c := directio.Chooser{Mode: j.o.Direct}
+	for _, b := range j.vm.Blocks {
 		c.Bytes += b.Used
 	}
-	s.io, err = c.Choose(s.target, os.O_WRONLY)
+	j.io, err = c.Choose(j.target, os.O_WRONLY)
 	return err
 }
 
-func (s *save) chooseEngine(ctx context.Context) error {
-	native := s.vm.NativeSupported(ctx)
+// chooseEngine makes the copier, and o.Engine the engine that it is.
+func (j *job) chooseEngine(ctx context.Context) error {
+	native := j.vm.NativeSupported(ctx)
 	var no *qemu.Refusal
 	if native != nil && !errors.As(native, &no) {
 		return native
 	}
-	if s.Engine == EngineRamjet || s.Engine != EngineQEMU && native == nil {
-		s.Engine = EngineRamjet
+	if j.o.Engine == EngineRamjet || j.o.Engine != EngineQEMU && native == nil {
+		j.o.Engine = EngineRamjet
 		if no != nil && !no.Unsavable {
 			return fmt.Errorf("%w: use --engine=qemu", native)
 		}
+		j.copier = newNative(j)
 		return native
 	}
-	if s.Engine != EngineQEMU {
-		s.log("%v: QEMU does it", native)
+	if j.o.Engine != EngineQEMU {
+		j.log("%v: QEMU does it", native)
 	}
-	s.Engine = EngineQEMU
-	// The guest may go to sleep from now on.
-	s.slept = s.vm.WatchSleep()
-	err := s.vm.QEMUSupported(ctx, s.Then == ThenQuit)
+	j.o.Engine = EngineQEMU
+	j.copier = newByQEMU(j)
+	err := j.vm.QEMUSupported(ctx, j.o.Then == ThenQuit)
 	if errors.As(err, &no) && native == nil {
 		return fmt.Errorf("%w: use --engine=ramjet", err)
 	}
 	return err
 }
 
-func (s *save) run(ctx context.Context) error {
-	s.result = &Result{Image: s.Image, Engine: s.Engine, IO: s.io.String(), IOWhy: s.io.Why, Channels: s.channels(), Differs: []string{}}
-	s.result.Times.Attach = time.Since(s.Began).Seconds()
-	work := s.native
-	if s.Engine == EngineQEMU {
-		work = s.byQEMU
-	}
-	id, err := work(ctx)
+// run is the save itself, from the first step that QEMU notices.
+func (j *job) run(ctx context.Context) (*Result, error) {
+	attached := time.Now()
+	c, err := j.write(ctx)
 	if err == nil {
-		err = context.Cause(ctx) // asked to stop after the last byte: nothing is published
-	}
-	if err == nil && s.base == nil && s.result.PagesStored == 0 {
-		// Not even a machine that was never started has only zeros: it has firmware.
-		err = errors.New("not one page of the VM's memory was stored: nothing was published; save again with --engine=ramjet")
+		c.times.Attach = attached.Sub(j.o.Began).Seconds()
+		err = j.publish(ctx, &c.times)
 	}
 	if err != nil {
-		return errors.Join(err, s.pause.End(ThenResume))
+		return nil, errors.Join(err, j.pause.End(ThenResume))
 	}
-	s.divide()
-	s.Progress.SetPhase("making it durable")
-	s.target.Commit = func() error { return s.commit(ctx) }
-	began := time.Now()
-	synced, err := s.target.Publish(s.io.Drop)
-	s.result.Times.Sync, s.result.Times.Publish = synced.Seconds(), (time.Since(began) - synced).Seconds()
-	if err != nil {
-		return errors.Join(err, s.pause.End(ThenResume))
+	r := c.result(&j.o, j.base)
+	r.PauseSeconds = j.pause.Length().Seconds()
+	r.DurableSeconds = time.Since(j.o.Began).Seconds()
+	if err := j.pause.End(j.o.Then); err != nil {
+		return r, fmt.Errorf("the image is saved and whole, but %w", err)
 	}
-	s.result.ID = id.String()
-	s.finish()
-	if err := s.pause.End(s.Then); err != nil {
-		return fmt.Errorf("the image is saved and whole, but %w", err)
-	}
-	return nil
+	return r, nil
 }
 
-// resumes says that the VM is to go on after the save.
-func (s *save) resumes() bool { return s.Then == ThenResume || s.Then == "" }
+// write makes the unfinished file an image. The guest stands still for a part of that, and after it only if it is not to resume.
+func (j *job) write(ctx context.Context) (c *copied, err error) {
+	defer func() { err = errors.Join(err, j.copier.close()) }()
+	if err := j.copyPaused(ctx); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	m, differs := j.metadata()
+	if c, err = j.copier.complete(ctx, m); err != nil {
+		return nil, err
+	}
+	c.metadata, c.differs = m, differs
+	c.times.Complete = time.Since(began).Seconds()
+	if j.base == nil && c.nothing() {
+		// Not even a machine that was never started has only zeros: it has firmware.
+		return nil, errors.New("not one page of the VM's memory was stored: nothing was published; save again with --engine=ramjet")
+	}
+	return c, context.Cause(ctx) // asked to stop after the last byte: nothing is published
+}
 
-// commit is asked before the image gets its name. A VM that is to stay, or to end, has stood still up to here.
-func (s *save) commit(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil || s.resumes() {
+// copyPaused has the copier copy memory and device state, and the guest stand still for as long as that needs.
+func (j *job) copyPaused(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, j.copier.release()) }()
+	if err := j.copier.prepare(ctx); err != nil {
 		return err
 	}
-	return s.pause.Check(ctx)
+	ctx, err = j.copier.hold(ctx)
+	if err != nil {
+		return err
+	}
+	if err := j.copier.copy(ctx); err != nil {
+		return err
+	}
+	j.lookAtDisks()
+	if err := j.pause.Check(ctx); err != nil || !j.resumes() {
+		return err
+	}
+	return j.pause.End(ThenResume)
 }
 
-func (s *save) channels() int {
-	if s.Channels == 0 {
+// publish makes the image durable and gives it its name, and notes how long each took.
+func (j *job) publish(ctx context.Context, t *Times) error {
+	j.o.Progress.SetPhase("making it durable")
+	j.target.Commit = func() error {
+		if err := context.Cause(ctx); err != nil || j.resumes() {
+			return err
+		}
+		return j.pause.Check(ctx) // a VM that is to stay, or to end, has stood still up to here
+	}
+	began := time.Now()
+	synced, err := j.target.Publish(j.io.Drop)
+	t.Sync, t.Publish = synced.Seconds(), (time.Since(began) - synced).Seconds()
+	j.published = err == nil
+	return err
+}
+
+// resumes reports whether the VM is to go on after the save.
+func (j *job) resumes() bool { return j.o.Then == ThenResume || j.o.Then == "" }
+
+func (j *job) channels() int {
+	if j.o.Channels == 0 {
 		return transfer.DefaultChannels
 	}
-	return s.Channels
+	return j.o.Channels
 }
 
-// divide says of QEMU's own engine's time what is known of it.
-func (s *save) divide() {
-	if s.Engine == EngineQEMU {
-		s.result.Times.Memory = s.result.SaveSeconds - s.result.Times.Attach
-		s.result.Times.Complete = time.Since(s.Began).Seconds() - s.result.SaveSeconds
-	}
-}
-
-// count puts what the image holds into the result.
-func (s *save) count(blocks []seal.Block) {
-	r := s.result
-	for _, b := range blocks {
-		r.PagesTotal += b.Length / b.PageSize
-		r.PagesStored += b.PagesStored
-		r.BytesStored += b.PagesStored * b.PageSize
-		r.BytesLogical += b.Length
-	}
-}
-
-func (s *save) finish() {
-	r := s.result
-	if s.base == nil {
-		r.PagesZero = r.PagesTotal - r.PagesStored
-	} else {
-		r.Base = &s.base.Path
-	}
-	r.PauseSeconds = s.pause.Length().Seconds()
-	r.DurableSeconds = time.Since(s.Began).Seconds()
-	if r.SaveSeconds > 0 {
-		r.BytesPerSecond = float64(r.BytesStored) / r.SaveSeconds
-	}
-}
-
-// wasLive tells whether the VM went on by itself when it was stopped. One whose guest sleeps (S3) does.
-func (s *save) wasLive() bool {
-	state := s.pause.ImageState()
-	return state == "running" || state == "suspended"
-}
-
-// metadata is what the seal says of where the image came from.
-func (s *save) metadata() *seal.Metadata {
-	m := &seal.Metadata{
-		Created:       time.Now().UTC(),
-		RamjetVersion: image.VersionString(),
-		QEMUVersion:   s.vm.Version(),
-		MachineType:   s.vm.MachineType,
-		WasRunning:    s.wasLive(),
-	}
-	if !s.NoCommandLine {
-		c := s.vm.CommandLine
-		m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser = cmdline.WithoutSecrets(c.Args), c.Dir, c.Executable, c.User
-		if unknown := c.Unknown(); unknown != "" {
-			s.log("to restore it, its command line will be needed: %s", unknown)
-		}
-		for _, b := range cmdline.Blanked(m.CommandLine) {
-			s.log("recorded without its secret: %s", b)
-		}
-	}
-	s.recordDisks(m)
-	m.MemoryDevices = s.plugged
-	return m
-}
-
-func (s *save) log(format string, args ...any) {
-	if s.Log != nil {
-		s.Log(fmt.Sprintf(format, args...))
-	}
-}
-
-// resumeWithSpace lets a VM go on that has stopped for lack of room in its disk's file system since the save began: the unfinished
-// file is gone, and the room that was reserved for it given back.
-func (s *save) resumeWithSpace() {
-	if s.result != nil && s.result.DurableSeconds > 0 && !s.resumes() {
-		return // saved, and to stay as it is
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), qemu.CleanupTimeout)
-	defer cancel()
-	switch resumed, err := s.space.Resume(ctx); {
-	case resumed && err != nil:
-		s.log("the VM stopped because there was no room for its disk, and does not go on (send it \"cont\"): %v", err)
-	case resumed:
-		s.log("the VM stopped because there was no room for its disk; it goes on now")
-	}
-}
-
-// Close gives everything back, the VM first.
-func (s *save) Close() error {
+// close gives everything back, the VM first.
+func (j *job) close() error {
 	var err error
-	if s.pause != nil {
-		err = s.pause.Close()
+	if j.pause != nil {
+		err = j.pause.Close()
 	}
-	s.slept.Close() // nil too
-	if s.target != nil {
-		s.target.Discard()
+	if j.copier != nil {
+		err = errors.Join(err, j.copier.close())
 	}
-	if s.space != nil {
-		s.resumeWithSpace()
+	if j.target != nil {
+		j.target.Discard()
 	}
-	if s.vm != nil {
-		s.vm.Close()
+	if j.space != nil {
+		j.resumeWithSpace()
 	}
-	s.spare.Close() // nil too
-	s.closeDisks()
-	if s.base != nil {
-		s.base.Close()
+	if j.vm != nil {
+		j.vm.Close()
 	}
+	for _, d := range j.disks {
+		d.file.Close() // nil, too
+	}
+	j.base.close()
 	return err
 }
