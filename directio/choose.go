@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // Chooser decides how page-sized transfers reach a file. With Auto it goes by
@@ -23,7 +25,8 @@ import (
 // image again soon, and at the end of a buffered write somebody waits for all of it to be written back.
 type Chooser struct {
 	Mode  Mode
-	Bytes int64 // that are to be moved, at most; 0: as many as the file has now
+	Bytes int64      // that are to be moved, at most; 0: as many as the file has now
+	Calls *sys.Calls // nil: the kernel's
 }
 
 // Decision is a Mode come to terms with a file.
@@ -43,9 +46,6 @@ func (d Decision) String() string {
 	}
 	return "buffered"
 }
-
-// Choose is a Chooser's without a number of bytes.
-func Choose(m Mode, o Opener, flags int) (Decision, error) { return Chooser{Mode: m}.Choose(o, flags) }
 
 // Choose decides by opening the file once, with the access mode of flags. With On it returns the
 // reason as an error when the file does not take direct I/O. On FUSE a file that is empty, and
@@ -93,7 +93,7 @@ func (c Chooser) auto(f *os.File, flags int) Decision {
 	case k.memory:
 		return Decision{Why: k.why}
 	}
-	if short := c.short(f); short != "" && k.probe && takes(f, flags) {
+	if short := c.short(f); short != "" && k.probe && c.takes(f, flags) {
 		return taken(f, flags, short+", and the file takes direct I/O: a page was tried")
 	}
 	return c.buffered(f, flags, k.why)
@@ -132,19 +132,19 @@ func (c Chooser) short(f *os.File) string {
 }
 
 // takes tries whether f, which was opened with O_DIRECT, takes a page. What is not empty is not written to.
-func takes(f *os.File, flags int) bool {
+func (c Chooser) takes(f *os.File, flags int) bool {
 	page, err := NewBuffer(PageSize)
 	if err != nil {
 		return false
 	}
 	defer page.Free()
 	if !writes(flags) {
-		_, err = calls.Pread(int(f.Fd()), page, 0)
+		_, err = sys.Of(c.Calls).Pread(int(f.Fd()), page, 0)
 		return err == nil
 	}
 	if st, err := f.Stat(); err != nil || st.Size() != 0 {
 		return false
 	}
-	n, err := calls.Pwrite(int(f.Fd()), page, 0)
-	return errors.Join(err, calls.Ftruncate(int(f.Fd()), 0)) == nil && n == PageSize
+	n, err := sys.Of(c.Calls).Pwrite(int(f.Fd()), page, 0)
+	return errors.Join(err, sys.Of(c.Calls).Ftruncate(int(f.Fd()), 0)) == nil && n == PageSize
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -129,7 +130,7 @@ func TestChooseByFileSystem(t *testing.T) {
 					t.Errorf("choosing left %v in the file, %v", st, err)
 				}
 			}
-			off, err := Choose(Off, Path(path), os.O_WRONLY)
+			off, err := Chooser{Mode: Off}.Choose(Path(path), os.O_WRONLY)
 			if err != nil || off.Direct || off.Drop {
 				t.Errorf("off: %+v, %v", off, err)
 			}
@@ -142,11 +143,9 @@ func TestChooseByFileSystem(t *testing.T) {
 func TestChooseTriesFUSE(t *testing.T) {
 	path := newFile(t, onFUSE(t))
 	withMemory(t, scarce)
-	undo := Inject(func(c *Calls) {
-		c.Pwrite = func(int, []byte, int64) (int, error) { return -1, unix.EINVAL }
-	})
-	got, err := Chooser{Bytes: 1 << 30}.Choose(Path(path), os.O_WRONLY)
-	undo()
+	refusing := sys.Kernel()
+	refusing.Pwrite = func(int, []byte, int64) (int, error) { return -1, unix.EINVAL }
+	got, err := Chooser{Bytes: 1 << 30, Calls: refusing}.Choose(Path(path), os.O_WRONLY)
 	if err != nil || got.Direct || !got.Drop {
 		t.Errorf("a server that refuses: %+v, %v", got, err)
 	}
@@ -172,18 +171,18 @@ func TestChooseByResidency(t *testing.T) {
 	if err := os.WriteFile(path, make([]byte, 3<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Choose(Auto, Path(path), os.O_RDONLY)
+	got, err := Chooser{}.Choose(Path(path), os.O_RDONLY)
 	if err != nil || !got.Direct || !got.Cached || !strings.Contains(got.Why, "3 MiB of it are in the page cache") {
 		t.Errorf("cached: %+v, %v", got, err)
 	}
 	if err := evicted(path); err != nil {
 		t.Skip(err)
 	}
-	got, err = Choose(Auto, Path(path), os.O_RDONLY)
+	got, err = Chooser{}.Choose(Path(path), os.O_RDONLY)
 	if err != nil || !got.Direct || !got.Cached || strings.Contains(got.Why, "page cache") {
 		t.Errorf("not cached: %+v, %v", got, err)
 	}
-	got, err = Choose(On, Path(path), os.O_RDONLY)
+	got, err = Chooser{Mode: On}.Choose(Path(path), os.O_RDONLY)
 	if err != nil || !got.Direct || got.Cached {
 		t.Errorf("on: %+v, %v", got, err)
 	}

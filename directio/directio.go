@@ -19,6 +19,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // Opener makes a new way to one file for each call, with exactly the access
@@ -29,21 +31,24 @@ type Opener interface {
 
 // Reopen is an Opener of the file behind an open descriptor, which may have no
 // name (O_TMPFILE, memfd). It needs /proc.
-type Reopen struct{ File *os.File }
+type Reopen struct {
+	File  *os.File
+	Calls *sys.Calls // nil: the kernel's
+}
 
 // Open opens the same inode anew; the new description shares nothing with File.
 func (r Reopen) Open(flags int) (*os.File, error) {
-	return openAt(fmt.Sprintf("/proc/self/fd/%d", r.File.Fd()), r.File.Name(), flags)
+	return openAt(r.Calls, fmt.Sprintf("/proc/self/fd/%d", r.File.Fd()), r.File.Name(), flags)
 }
 
 // Path is an Opener of a named file. It creates nothing.
 type Path string
 
 // Open opens the file by its name.
-func (p Path) Open(flags int) (*os.File, error) { return openAt(string(p), string(p), flags) }
+func (p Path) Open(flags int) (*os.File, error) { return openAt(nil, string(p), string(p), flags) }
 
-func openAt(path, name string, flags int) (*os.File, error) {
-	fd, err := open(path, flags|unix.O_CLOEXEC, 0)
+func openAt(calls *sys.Calls, path, name string, flags int) (*os.File, error) {
+	fd, err := sys.RetryValue(func() (int, error) { return sys.Of(calls).Open(path, flags|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		if flags&unix.O_DIRECT != 0 && errors.Is(err, unix.EINVAL) {
 			return nil, &os.PathError{Op: "open", Path: name, Err: ErrNoDirect}

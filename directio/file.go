@@ -18,26 +18,27 @@ import (
 // the file position.
 type File struct {
 	*os.File
+	Calls  *sys.Calls // nil: the kernel's
 	direct bool
 }
 
 // NewFile wraps f and takes it over. Whether it is direct is read from f
 // itself (F_GETFL): the descriptor decides, not a flag that somebody passed.
-func NewFile(f *os.File) (*File, error) {
+func NewFile(f *os.File, calls *sys.Calls) (*File, error) {
 	fl, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "F_GETFL", Path: f.Name(), Err: err}
 	}
-	return &File{File: f, direct: fl&unix.O_DIRECT != 0}, nil
+	return &File{File: f, Calls: calls, direct: fl&unix.O_DIRECT != 0}, nil
 }
 
 // Open opens through o and wraps the result.
-func Open(o Opener, flags int) (*File, error) {
+func Open(o Opener, flags int, calls *sys.Calls) (*File, error) {
 	f, err := o.Open(flags)
 	if err != nil {
 		return nil, err
 	}
-	d, err := NewFile(f)
+	d, err := NewFile(f, calls)
 	if err != nil {
 		f.Close()
 	}
@@ -52,13 +53,13 @@ func (f *File) Direct() bool { return f.direct }
 // and where. A short write is continued: the kernel may end one at a signal,
 // at RLIMIT_FSIZE or when the device fills up, and only the next call says which.
 func (f *File) WriteAt(p []byte, off int64) (int, error) {
-	return f.whole("write", p, off, calls.Pwrite, io.ErrShortWrite)
+	return f.whole("write", p, off, sys.Of(f.Calls).Pwrite, io.ErrShortWrite)
 }
 
 // ReadAt fills p from off. At the end of the file it returns io.EOF with what
 // there was (io.ReaderAt).
 func (f *File) ReadAt(p []byte, off int64) (int, error) {
-	return f.whole("read", p, off, calls.Pread, io.EOF)
+	return f.whole("read", p, off, sys.Of(f.Calls).Pread, io.EOF)
 }
 
 func (f *File) whole(op string, p []byte, off int64, call func(int, []byte, int64) (int, error), end error) (int, error) {
@@ -98,7 +99,7 @@ func (f *File) failed(op string, off int64, n int, err error) error {
 
 // Sync makes everything written durable (fsync(2)).
 func (f *File) Sync() error {
-	if err := sys.Retry(func() error { return calls.Fsync(int(f.Fd())) }); err != nil {
+	if err := sys.Retry(func() error { return sys.Of(f.Calls).Fsync(int(f.Fd())) }); err != nil {
 		return &os.PathError{Op: "fsync", Path: f.Name(), Err: err}
 	}
 	return nil
@@ -106,7 +107,7 @@ func (f *File) Sync() error {
 
 // Truncate sets the file's length; what is beyond it is gone, what is new is a hole.
 func (f *File) Truncate(size int64) error {
-	if err := sys.Retry(func() error { return calls.Ftruncate(int(f.Fd()), size) }); err != nil {
+	if err := sys.Retry(func() error { return sys.Of(f.Calls).Ftruncate(int(f.Fd()), size) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("set the length %d of", size), Path: f.Name(), Err: err}
 	}
 	return nil
@@ -121,7 +122,7 @@ func (f *File) WantsRoom() bool {
 
 // Reserve finds room for [off, off+n), which reads as zeros until it is written (fallocate(2)). The file's length stays.
 func (f *File) Reserve(off, n int64) error {
-	if err := sys.Retry(func() error { return calls.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n) }); err != nil {
+	if err := sys.Retry(func() error { return sys.Of(f.Calls).Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, off, n) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("find room for %d bytes at %d of", n, off), Path: f.Name(), Err: err}
 	}
 	return nil
@@ -131,7 +132,7 @@ func (f *File) Reserve(off, n int64) error {
 // refuses it with EOPNOTSUPP.
 func (f *File) Punch(off, n int64) error {
 	const mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
-	if err := sys.Retry(func() error { return calls.Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
+	if err := sys.Retry(func() error { return sys.Of(f.Calls).Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("free %d bytes at %d of", n, off), Path: f.Name(), Err: err}
 	}
 	return nil

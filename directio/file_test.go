@@ -14,6 +14,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,11 +43,11 @@ func buffer(t *testing.T, n int) Buffer {
 }
 
 // ways are File over one file, buffered and, where the disk takes it, direct.
-func ways(t *testing.T, f *os.File) []*File {
+func ways(t *testing.T, f *os.File, calls *sys.Calls) []*File {
 	t.Helper()
 	var all []*File
 	for _, flags := range []int{os.O_RDWR, os.O_RDWR | unix.O_DIRECT} {
-		d, err := Open(Reopen{f}, flags)
+		d, err := Open(Reopen{File: f}, flags, calls)
 		if errors.Is(err, ErrNoDirect) {
 			t.Log("no O_DIRECT here")
 			continue
@@ -80,8 +81,9 @@ func TestWhole(t *testing.T) {
 			return min(n, PageSize+r.IntN(len(p))), err
 		}
 	}
-	defer Inject(func(c *Calls) { c.Pwrite, c.Pread = cut(c.Pwrite), cut(c.Pread) })()
-	for _, d := range ways(t, f) {
+	c := sys.Kernel()
+	c.Pwrite, c.Pread = cut(c.Pwrite), cut(c.Pread)
+	for _, d := range ways(t, f, c) {
 		want, got := buffer(t, 64*PageSize), buffer(t, 64*PageSize)
 		for round := range 20 {
 			for i := range want {
@@ -106,36 +108,31 @@ func TestWhole(t *testing.T) {
 func TestFailures(t *testing.T) {
 	f := temp(t, 16*PageSize)
 	b := buffer(t, 4*PageSize)
-	for _, d := range ways(t, f) {
+	for _, d := range ways(t, f, nil) {
+		c := sys.Kernel()
+		d.Calls = c
 		calls := 0
-		undo := Inject(func(c *Calls) {
-			c.Pwrite = func(int, []byte, int64) (int, error) {
-				if calls++; calls == 1 {
-					return 2 * PageSize, nil
-				}
-				return -1, unix.ENOSPC
+		c.Pwrite = func(int, []byte, int64) (int, error) {
+			if calls++; calls == 1 {
+				return 2 * PageSize, nil
 			}
-		})
+			return -1, unix.ENOSPC
+		}
 		n, err := d.WriteAt(b, PageSize)
-		undo()
 		if !errors.Is(err, unix.ENOSPC) || n != 2*PageSize || !strings.Contains(err.Error(), "write 8192 bytes at 12288 of "+f.Name()) {
 			t.Errorf("wrote %d: %v", n, err)
 		}
-		undo = Inject(func(c *Calls) { c.Pwrite = func(int, []byte, int64) (int, error) { return 0, nil } })
+		c.Pwrite = func(int, []byte, int64) (int, error) { return 0, nil }
 		if n, err := d.WriteAt(b, 0); !errors.Is(err, io.ErrShortWrite) || n != 0 {
 			t.Errorf("wrote %d: %v", n, err)
 		}
-		undo()
-		undo = Inject(func(c *Calls) { c.Pwrite = func(int, []byte, int64) (int, error) { return 1 << 30, nil } })
+		c.Pwrite = func(int, []byte, int64) (int, error) { return 1 << 30, nil }
 		if _, err := d.WriteAt(b, 0); err == nil {
 			t.Error("more was written than there was")
 		}
-		undo()
-		undo = Inject(func(c *Calls) {
-			c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
-			c.Fsync = func(int) error { return unix.EIO }
-			c.Ftruncate = func(int, int64) error { return unix.EFBIG }
-		})
+		c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
+		c.Fsync = func(int) error { return unix.EIO }
+		c.Ftruncate = func(int, int64) error { return unix.EFBIG }
 		if _, err := d.ReadAt(b, 0); !errors.Is(err, unix.EIO) {
 			t.Error(err)
 		}
@@ -145,7 +142,7 @@ func TestFailures(t *testing.T) {
 		if err := d.Truncate(1); !errors.Is(err, unix.EFBIG) {
 			t.Error(err)
 		}
-		undo()
+		d.Calls = nil
 		if n, err := d.ReadAt(b, 14*PageSize); err != io.EOF || n != 2*PageSize {
 			t.Errorf("at the end of the file it read %d: %v", n, err)
 		}
@@ -160,7 +157,7 @@ func TestFailures(t *testing.T) {
 // TestReopen checks that each description is a new one: the position and the flags of one are not another's.
 func TestReopen(t *testing.T) {
 	f := temp(t, 3*PageSize)
-	a, err := Reopen{f}.Open(os.O_RDONLY)
+	a, err := Reopen{File: f}.Open(os.O_RDONLY)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +172,7 @@ func TestReopen(t *testing.T) {
 		t.Error("a description for reading takes writes")
 	}
 	os.Remove(f.Name())
-	b, err := Reopen{f}.Open(os.O_RDWR)
+	b, err := Reopen{File: f}.Open(os.O_RDWR)
 	if err != nil {
 		t.Fatalf("a file without a name: %v", err)
 	}
@@ -188,9 +185,9 @@ func TestReopen(t *testing.T) {
 // TestChoose decides for a disk, for memory, and for files that cannot.
 func TestChoose(t *testing.T) {
 	f := temp(t, 1<<20)
-	direct := len(ways(t, f)) == 2
+	direct := len(ways(t, f, nil)) == 2
 	for _, m := range []Mode{Auto, Off} {
-		d, err := Choose(m, Reopen{f}, os.O_WRONLY)
+		d, err := Chooser{Mode: m}.Choose(Reopen{File: f}, os.O_WRONLY)
 		if err != nil || d.Direct != (m == Auto && direct) || d.Why == "" {
 			t.Errorf("%v on a disk: %+v, %v", m, d, err)
 		}
@@ -204,22 +201,20 @@ func TestChoose(t *testing.T) {
 	}
 	memory := os.NewFile(uintptr(fd), "memory")
 	defer memory.Close()
-	if d, err := Choose(Auto, Reopen{memory}, os.O_RDWR); err != nil || d.Direct {
+	if d, err := (Chooser{}).Choose(Reopen{File: memory}, os.O_RDWR); err != nil || d.Direct {
 		t.Errorf("memory: %+v, %v", d, err)
 	}
-	refuse := Inject(func(c *Calls) {
-		c.Open = func(path string, flags int, mode uint32) (int, error) {
-			if flags&unix.O_DIRECT != 0 {
-				return -1, unix.EINVAL
-			}
-			return unix.Open(path, flags, mode)
+	c := sys.Kernel()
+	c.Open = func(path string, flags int, mode uint32) (int, error) {
+		if flags&unix.O_DIRECT != 0 {
+			return -1, unix.EINVAL
 		}
-	})
-	defer refuse()
-	if d, err := Choose(Auto, Reopen{f}, os.O_RDWR); err != nil || d.Direct || !strings.Contains(d.Why, "O_DIRECT") {
+		return unix.Open(path, flags, mode)
+	}
+	if d, err := (Chooser{}).Choose(Reopen{f, c}, os.O_RDWR); err != nil || d.Direct || !strings.Contains(d.Why, "O_DIRECT") {
 		t.Errorf("a file system without O_DIRECT: %+v, %v", d, err)
 	}
-	if d, err := Choose(On, Reopen{f}, os.O_RDWR); err == nil || !strings.Contains(err.Error(), "--direct-io=off") {
+	if d, err := (Chooser{Mode: On}).Choose(Reopen{f, c}, os.O_RDWR); err == nil || !strings.Contains(err.Error(), "--direct-io=off") {
 		t.Errorf("a file system without O_DIRECT, insisted on: %+v, %v", d, err)
 	}
 }
@@ -238,7 +233,7 @@ func TestAlignment(t *testing.T) {
 // TestPunch frees what was written; the file keeps its length.
 func TestPunch(t *testing.T) {
 	f := temp(t, 16*PageSize)
-	d := ways(t, f)[0]
+	d := ways(t, f, nil)[0]
 	if _, err := d.WriteAt(bytes.Repeat([]byte{1}, 16*PageSize), 0); err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,9 +33,9 @@ func write(t *testing.T, path, text string) {
 }
 
 // injected are the ways in which RenameNew can be done: as the file system can, or without renameat2's flags.
-var injected = map[string]func(*Calls){
-	"system": func(*Calls) {},
-	"no flags": func(c *Calls) {
+var injected = map[string]func(*sys.Calls){
+	"system": func(*sys.Calls) {},
+	"no flags": func(c *sys.Calls) {
 		old := c.Rename
 		c.Rename = func(from, to string, flags uint) error {
 			if flags != 0 {
@@ -43,7 +44,7 @@ var injected = map[string]func(*Calls){
 			return old(from, to, flags)
 		}
 	},
-	"interrupted": func(c *Calls) {
+	"interrupted": func(c *sys.Calls) {
 		n, link, rename, unlink, open := 0, c.Link, c.Rename, c.Unlink, c.Open
 		again := func() bool { n++; return n%2 == 1 }
 		c.Link = func(from, to string) error {
@@ -76,54 +77,55 @@ var injected = map[string]func(*Calls){
 func TestNames(t *testing.T) {
 	for name, change := range injected {
 		t.Run(name, func(t *testing.T) {
-			defer Inject(change)()
+			n := Names{Calls: sys.Kernel()}
+			change(n.Calls)
 			dir := t.TempDir()
 			a, b, c := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")
-			f, err := CreateUnnamed(dir)
+			f, err := n.CreateUnnamed(dir)
 			if err != nil {
 				t.Skip(err) // the file system of the temporary directory cannot do it
 			}
 			defer f.Close()
 			f.WriteString("unnamed")
-			if err := Link(f, a); err != nil {
+			if err := n.Link(f, a); err != nil {
 				t.Fatal(err)
 			}
 			has(t, a, "unnamed")
 			if st, err := os.Stat(a); err != nil || st.Mode().Perm() != 0o600 {
 				t.Errorf("it is %v, %v", st.Mode(), err)
 			}
-			if err := Link(f, a); !errors.Is(err, fs.ErrExist) {
+			if err := n.Link(f, a); !errors.Is(err, fs.ErrExist) {
 				t.Errorf("link over a name: %v", err)
 			}
-			if _, err := Create(a); !errors.Is(err, fs.ErrExist) {
+			if _, err := n.Create(a); !errors.Is(err, fs.ErrExist) {
 				t.Errorf("create over a name: %v", err)
 			}
 			write(t, b, "other")
-			if err := RenameNew(a, b); !errors.Is(err, fs.ErrExist) {
+			if err := n.RenameNew(a, b); !errors.Is(err, fs.ErrExist) {
 				t.Errorf("rename over a name: %v", err)
 			}
 			has(t, b, "other")
-			if err := RenameNew(a, c); err != nil {
+			if err := n.RenameNew(a, c); err != nil {
 				t.Error(err)
 			}
 			has(t, a, "-")
 			has(t, c, "unnamed")
-			if err := Rename(c, b); err != nil {
+			if err := n.Rename(c, b); err != nil {
 				t.Error(err)
 			}
 			has(t, b, "unnamed")
 			has(t, c, "-")
-			if err := Remove(b); err != nil {
+			if err := n.Remove(b); err != nil {
 				t.Error(err)
 			}
 			has(t, b, "-")
-			if err := Remove(b); !errors.Is(err, fs.ErrNotExist) {
+			if err := n.Remove(b); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("remove again: %v", err)
 			}
-			if err := SyncDir(dir); err != nil {
+			if err := n.SyncDir(dir); err != nil {
 				t.Error(err)
 			}
-			if err := SyncDir(a); !errors.Is(err, fs.ErrNotExist) {
+			if err := n.SyncDir(a); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("sync of no directory: %v", err)
 			}
 		})
@@ -132,7 +134,7 @@ func TestNames(t *testing.T) {
 
 func TestCreate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a")
-	f, err := Create(path)
+	f, err := Names{}.Create(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,19 +145,18 @@ func TestCreate(t *testing.T) {
 
 // TestSyncsFail has fsync, ftruncate and fallocate fail: the errors say what and of which file.
 func TestSyncsFail(t *testing.T) {
-	defer Inject(func(c *Calls) {
-		c.Fsync = func(int) error { return unix.EIO }
-		c.Ftruncate = func(int, int64) error { return unix.ENOSPC }
-		c.Fallocate = func(int, uint32, int64, int64) error { return unix.EOPNOTSUPP }
-	})()
-	f := &File{File: temp(t, PageSize)}
+	c := sys.Kernel()
+	c.Fsync = func(int) error { return unix.EIO }
+	c.Ftruncate = func(int, int64) error { return unix.ENOSPC }
+	c.Fallocate = func(int, uint32, int64, int64) error { return unix.EOPNOTSUPP }
+	f := &File{File: temp(t, PageSize), Calls: c}
 	for want, err := range map[error]error{unix.EIO: f.Sync(), unix.ENOSPC: f.Truncate(1 << 20), unix.EOPNOTSUPP: f.Punch(0, PageSize)} {
 		var path *os.PathError
 		if !errors.Is(err, want) || !errors.As(err, &path) || path.Path != f.Name() {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
-	if err := SyncDir(t.TempDir()); !errors.Is(err, unix.EIO) {
+	if err := (Names{c}).SyncDir(t.TempDir()); !errors.Is(err, unix.EIO) {
 		t.Errorf("directory: %v", err)
 	}
 }
@@ -187,10 +188,10 @@ func TestClosed(t *testing.T) {
 	f := temp(t, 0)
 	name := f.Name()
 	f.Close()
-	if _, err := NewFile(f); err == nil {
+	if _, err := NewFile(f, nil); err == nil {
 		t.Error("a closed file was wrapped")
 	}
-	if _, err := Open(Path(name+"x"), os.O_RDONLY); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Open(Path(name+"x"), os.O_RDONLY, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 	if _, ok := ProbeAlignment(f); ok {

@@ -47,7 +47,7 @@ func (f *File) Zero(off, n int64) error {
 		return nil
 	}
 	const mode = unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE
-	if err := sys.Retry(func() error { return calls.Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
+	if err := sys.Retry(func() error { return sys.Of(f.Calls).Fallocate(int(f.Fd()), mode, off, n) }); err != nil {
 		return &os.PathError{Op: fmt.Sprintf("write zeros over %d bytes at %d of", n, off), Path: f.Name(), Err: err}
 	}
 	return nil

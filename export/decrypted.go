@@ -28,7 +28,7 @@ func importEncrypted(ctx context.Context, o *ImportOptions, r *ImportResult) err
 		defer f.Close()
 		from = f
 	}
-	target, err := image.NewTarget(o.Image, o.Force)
+	target, err := image.NewTarget(o.Image, o.Force, nil)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func withoutCommandLine(f *directio.File, old *seal.Seal, dir string) (id seal.I
 	m := old.Metadata
 	m.CommandLine, m.Cwd, m.Executable, m.CommandLineUser, m.Differs, m.Disks = nil, "", "", nil, nil, nil
 	// The new seal lies where the old one is read from, so it is made in another file, at the same offsets.
-	made, err := image.Scratch(dir)
+	made, err := image.Scratch(dir, nil)
 	if err != nil {
 		return id, err
 	}

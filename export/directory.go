@@ -110,7 +110,7 @@ func (d *directory) openBlock(b ManifestBlock) (guestmem.Memory, error) {
 		f.Close()
 		return nil, err
 	}
-	return guestmem.OpenFile(f, 0, b.Length)
+	return guestmem.OpenFile(f, 0, b.Length, nil)
 }
 
 // open opens a regular file in the directory. A manifest from elsewhere cannot reach out of the directory, by .. or by links.

@@ -123,7 +123,7 @@ func Export(ctx context.Context, o Options) (*Result, error) {
 
 // open opens the image and, unless it is to be encrypted as it is, its base, and makes sure that the seal's sums go with the image.
 func (e *export) open() (err error) {
-	img, err := image.OpenFile(e.o.Image)
+	img, err := image.OpenFile(e.o.Image, nil)
 	if err != nil {
 		return err
 	}

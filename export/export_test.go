@@ -175,7 +175,7 @@ func TestGuestNoteHostile(t *testing.T) {
 			t.Errorf("%s: %+v", name, n)
 		}
 	}
-	image, err := image.Open(testkit.SmallImage().Write(t), "")
+	image, err := image.Open(testkit.SmallImage().Write(t), "", nil)
 	testkit.Check(t, err)
 	defer image.Close()
 	ranges := []cmdline.PhysicalRange{{Block: "pc.ram", Length: 4 << 20}}
@@ -367,7 +367,7 @@ func checkSame(t *testing.T, a, b string) {
 // opened opens an image for the rest of a test.
 func opened(t testing.TB, path string) *image.File {
 	t.Helper()
-	img, err := image.OpenFile(path)
+	img, err := image.OpenFile(path, nil)
 	testkit.Check(t, err)
 	t.Cleanup(func() { img.Close() })
 	return img

@@ -81,11 +81,11 @@ func flatWriter(e *export) (*image.Writer, error) {
 	if w.Description, err = e.image.Description(); err != nil {
 		return nil, err
 	}
-	f, err := image.Scratch(e.scratchDir())
+	f, err := image.Scratch(e.scratchDir(), nil)
 	if err != nil {
 		return nil, err
 	}
-	w.Sums = transfer.NewSums(f, l.Blocks)
+	w.Sums = transfer.NewSums(f, l.Blocks, nil)
 	return w, nil
 }
 

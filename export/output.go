@@ -19,7 +19,7 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 	if e.o.To != nil {
 		return e.stream(block, size, write)
 	}
-	t, err := image.NewTarget(path, e.o.Force)
+	t, err := image.NewTarget(path, e.o.Force, nil)
 	if err != nil {
 		return err
 	}
@@ -42,11 +42,11 @@ func (e *export) file(path, block string, size int64, write func(*directio.File)
 // stream makes the file without a name in the directory for temporary files, and copies it to Options.To when it is whole, since pages
 // come in no order.
 func (e *export) stream(block string, size int64, write func(*directio.File) error) error {
-	scratch, err := image.Scratch(os.TempDir())
+	scratch, err := image.Scratch(os.TempDir(), nil)
 	if err != nil {
 		return err
 	}
-	f, err := directio.NewFile(scratch)
+	f, err := directio.NewFile(scratch, nil)
 	if err != nil {
 		return errors.Join(err, scratch.Close())
 	}

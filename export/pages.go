@@ -57,7 +57,7 @@ func (e *export) eachPageOf(ctx context.Context, img *image.File, blocks []int, 
 			return put(of[part], first*mappedram.PageSize+at, p)
 		})
 	}
-	io, err := directio.Choose(e.o.Direct, l.Image, os.O_RDONLY)
+	io, err := directio.Chooser{Mode: e.o.Direct}.Choose(l.Image, os.O_RDONLY)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func ExampleOpenFile() {
 	_, err = f.WriteAt([]byte("here"), 512<<20)
 	check(err)
 
-	m, err := guestmem.OpenFile(f, 0, 1<<30)
+	m, err := guestmem.OpenFile(f, 0, 1<<30, nil)
 	check(err)
 	defer m.Close()
 	for r, err := range m.Populated(guestmem.Range{End: m.Size()}) {

@@ -38,22 +38,21 @@ func TestCutShort(t *testing.T) {
 		}
 	}
 	each(t, func(t *testing.T, g *guest, m Memory) {
-		defer Inject(func(c *Calls) {
-			c.Pread, c.Pwrite, c.ReadVM, c.WriteVM = short(c.Pread), short(c.Pwrite), shortVM(c.ReadVM), shortVM(c.WriteVM)
-			seek, scan := c.Seek, c.Scan
-			c.Seek = func(fd int, off int64, whence int) (int64, error) {
-				if interrupted() {
-					return -1, unix.EINTR
-				}
-				return seek(fd, off, whence)
+		c := g.calls
+		c.Pread, c.Pwrite, c.ReadVM, c.WriteVM = short(c.Pread), short(c.Pwrite), shortVM(c.ReadVM), shortVM(c.WriteVM)
+		seek, scan := c.Seek, c.Scan
+		c.Seek = func(fd int, off int64, whence int) (int64, error) {
+			if interrupted() {
+				return -1, unix.EINTR
 			}
-			c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
-				if interrupted() {
-					return -1, unix.EINTR
-				}
-				return scan(fd, arg)
+			return seek(fd, off, whence)
+		}
+		c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
+			if interrupted() {
+				return -1, unix.EINTR
 			}
-		})()
+			return scan(fd, arg)
+		}
 		scribble(g, 200)
 		got := make([]byte, pages*PageSize)
 		if err := m.Read(got, 0); err != nil {
@@ -75,14 +74,13 @@ func TestCutShort(t *testing.T) {
 // TestRefused has every call fail with EIO: the error says what was not possible, and no page is taken for zero.
 func TestRefused(t *testing.T) {
 	each(t, func(t *testing.T, g *guest, m Memory) {
-		defer Inject(func(c *Calls) {
-			c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
-			c.Pwrite = c.Pread
-			c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EIO }
-			c.WriteVM = c.ReadVM
-			c.Seek = func(int, int64, int) (int64, error) { return -1, unix.EIO }
-			c.Scan = func(int, unsafe.Pointer) (int, error) { return -1, unix.EIO }
-		})()
+		c := g.calls
+		c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
+		c.Pwrite = c.Pread
+		c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EIO }
+		c.WriteVM = c.ReadVM
+		c.Seek = func(int, int64, int) (int64, error) { return -1, unix.EIO }
+		c.Scan = func(int, unsafe.Pointer) (int, error) { return -1, unix.EIO }
 		scribble(g, 10)
 		p := make([]byte, 5*PageSize)
 		if err := m.Read(p, PageSize); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "cannot") {
@@ -112,7 +110,7 @@ func TestEnds(t *testing.T) {
 	if err := f.Truncate(8 * PageSize); err != nil {
 		t.Fatal(err)
 	}
-	m, err := OpenFile(f, 0, 8*PageSize)
+	m, err := OpenFile(f, 0, 8*PageSize, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,17 +124,16 @@ func TestEnds(t *testing.T) {
 	if err := m.Read(bytes.Repeat([]byte{1}, PageSize), PageSize); err != nil {
 		t.Errorf("the file's last page: %v", err)
 	}
-	defer Inject(func(c *Calls) {
-		c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.ESRCH }
-	})()
 	g := newGuest(t, "anonymous")
-	if _, err := Open(g.pid, g.addr, pages*PageSize, Read); err == nil || !strings.Contains(err.Error(), "is gone") {
+	fail := func(errno unix.Errno) {
+		g.calls.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, errno }
+	}
+	fail(unix.ESRCH)
+	if _, err := Open(g.pid, g.addr, pages*PageSize, Read, g.calls); err == nil || !strings.Contains(err.Error(), "is gone") {
 		t.Errorf("a process that has ended: %v", err)
 	}
-	defer Inject(func(c *Calls) {
-		c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
-	})()
-	if _, err := Open(g.pid, g.addr, pages*PageSize, Read); err == nil || !strings.Contains(err.Error(), "no permission") {
+	fail(unix.EPERM)
+	if _, err := Open(g.pid, g.addr, pages*PageSize, Read, g.calls); err == nil || !strings.Contains(err.Error(), "no permission") {
 		t.Errorf("without permission: %v", err)
 	}
 }
@@ -177,13 +174,11 @@ func TestScanOfDeadProcess(t *testing.T) {
 		if err := unix.Kill(g.pid, unix.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		defer Inject(func(c *Calls) {
-			c.Scan = func(_ int, arg unsafe.Pointer) (int, error) {
-				a := (*pmScanArg)(arg)
-				a.walkEnd = a.end
-				return 0, nil
-			}
-		})()
+		g.calls.Scan = func(_ int, arg unsafe.Pointer) (int, error) {
+			a := (*pmScanArg)(arg)
+			a.walkEnd = a.end
+			return 0, nil
+		}
 		var entry [8]byte
 		at := int64(g.addr / PageSize * 8)
 		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -219,20 +214,19 @@ func TestScanMeetsTheEnd(t *testing.T) {
 	if pagemapOf(m).old.Load() {
 		t.Skip("this kernel has no PAGEMAP_SCAN")
 	}
-	defer Inject(func(c *Calls) {
-		scan := c.Scan
-		c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
-			n, err := scan(fd, arg)
-			unix.Kill(g.pid, unix.SIGKILL)
-			var entry [8]byte
-			for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
-				if n, _ := unix.Pread(fd, entry[:], int64(g.addr/PageSize*8)); n == 0 {
-					break
-				}
+	c := g.calls
+	scan := c.Scan
+	c.Scan = func(fd int, arg unsafe.Pointer) (int, error) {
+		n, err := scan(fd, arg)
+		unix.Kill(g.pid, unix.SIGKILL)
+		var entry [8]byte
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+			if n, _ := unix.Pread(fd, entry[:], int64(g.addr/PageSize*8)); n == 0 {
+				break
 			}
-			return n, err
 		}
-	})()
+		return n, err
+	}
 	var err error
 	for _, err = range m.Populated(Range{End: m.Size()}) {
 	}
@@ -247,7 +241,7 @@ func TestWithoutScanSideBySide(t *testing.T) {
 	g := newGuest(t, "anonymous")
 	m := g.open(Read)
 	g.do("write", 7, 1)
-	defer Inject(func(c *Calls) { c.Scan = func(int, unsafe.Pointer) (int, error) { return 0, unix.ENOTTY } })()
+	g.calls.Scan = func(int, unsafe.Pointer) (int, error) { return 0, unix.ENOTTY }
 	var all sync.WaitGroup
 	for range 4 {
 		all.Add(1)

@@ -315,7 +315,7 @@ func TestPieces(t *testing.T) {
 	for _, kind := range []string{"memfd", "file"} {
 		g := newGuest(t, kind)
 		g.do("remap", 30, 0)
-		if m, err := Open(g.pid, g.addr, pages*PageSize, Read); err == nil {
+		if m, err := Open(g.pid, g.addr, pages*PageSize, Read, g.calls); err == nil {
 			t.Errorf("%s in pieces was taken: %v", kind, m)
 		}
 	}
@@ -329,15 +329,15 @@ func TestNotThere(t *testing.T) {
 			size int64
 		}{{4096, PageSize}, {g.addr, 1 << 40}, {g.addr - 1<<30, 1 << 30}} {
 			// Beyond the block may be another mapping, which is another error.
-			if m, err := Open(g.pid, c.addr, c.size, Read); err == nil || c.size < 1<<40 && !errors.Is(err, ErrNotMapped) {
+			if m, err := Open(g.pid, c.addr, c.size, Read, g.calls); err == nil || c.size < 1<<40 && !errors.Is(err, ErrNotMapped) {
 				t.Errorf("%#x+%d: %v, %v", c.addr, c.size, m, err)
 			}
 		}
 		g.do("unmap", 700, 0)
-		if m, err := Open(g.pid, g.addr, pages*PageSize, Read); !errors.Is(err, ErrNotMapped) {
+		if m, err := Open(g.pid, g.addr, pages*PageSize, Read, g.calls); !errors.Is(err, ErrNotMapped) {
 			t.Errorf("with a page missing: %v, %v", m, err)
 		}
-		if _, err := Open(1<<22+1, g.addr, PageSize, Read); err == nil {
+		if _, err := Open(1<<22+1, g.addr, PageSize, Read, g.calls); err == nil {
 			t.Error("memory of a process that does not exist")
 		}
 		_, private := m.(*private)
@@ -372,7 +372,7 @@ func TestShortFile(t *testing.T) {
 	if err := f.Truncate(10*PageSize - 100); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenFile(f, 0, 10*PageSize); err == nil {
+	if _, err := OpenFile(f, 0, 10*PageSize, nil); err == nil {
 		t.Error("a file that ends too soon was taken")
 	}
 	if f, err = os.OpenFile(name, os.O_RDWR, 0); err != nil {
@@ -381,7 +381,7 @@ func TestShortFile(t *testing.T) {
 	if err := f.Truncate(10 * PageSize); err != nil {
 		t.Fatal(err)
 	}
-	m, err := OpenFile(f, PageSize, 9*PageSize)
+	m, err := OpenFile(f, PageSize, 9*PageSize, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -406,9 +406,7 @@ func TestByDescriptor(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		defer Inject(func(c *Calls) {
-			c.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
-		})()
+		g.calls.ReadVM = func(int, []unix.Iovec, []unix.RemoteIovec, uint) (int, error) { return -1, unix.EPERM }
 		scribble(g, 60)
 		got := make([]byte, pages*PageSize)
 		if err := m.Read(got, 0); err != nil {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -157,6 +158,7 @@ type guest struct {
 	addr  uint64
 	in    io.Writer
 	out   *bufio.Reader
+	calls *sys.Calls  // by which its memory is reached, for tests to change
 	seeds [pages]byte // what each page has to hold
 }
 
@@ -177,7 +179,7 @@ func newGuest(t *testing.T, kind string) *guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { in.Close(); c.Process.Kill(); c.Wait() })
-	g := &guest{t: t, kind: kind, pid: c.Process.Pid, in: in, out: bufio.NewReader(out)}
+	g := &guest{t: t, kind: kind, pid: c.Process.Pid, in: in, out: bufio.NewReader(out), calls: sys.Kernel()}
 	if _, err := fmt.Fscanln(g.out, &g.addr); err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +210,7 @@ func (g *guest) do(what string, page int, seed byte) {
 
 func (g *guest) open(access Access) Memory {
 	g.t.Helper()
-	m, err := Open(g.pid, g.addr, pages*PageSize, access)
+	m, err := Open(g.pid, g.addr, pages*PageSize, access, g.calls)
 	if err != nil {
 		g.t.Fatal(err)
 	}

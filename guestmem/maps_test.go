@@ -90,7 +90,7 @@ func TestMapsThatChange(t *testing.T) {
 			}
 			return io.NopCloser(strings.NewReader(text)), nil
 		}
-		memory, err := Open(g.pid, g.addr, pages*PageSize, Read)
+		memory, err := Open(g.pid, g.addr, pages*PageSize, Read, g.calls)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,16 +25,18 @@ const (
 // mapped there (ErrNotMapped), a file that cannot be opened.
 //
 // Mappings that the process splits or joins meanwhile have other names in /proc then, so the list is read again if one is gone.
-func Open(pid int, addr uint64, size int64, access Access) (m Memory, err error) {
+//
+// The memory is reached by calls; nil is the kernel's.
+func Open(pid int, addr uint64, size int64, access Access, calls *sys.Calls) (m Memory, err error) {
 	for range 5 {
-		if m, err = open(pid, addr, size, access); !errors.Is(err, errNoSuchMapping) {
+		if m, err = open(pid, addr, size, access, calls); !errors.Is(err, errNoSuchMapping) {
 			return m, err
 		}
 	}
 	return m, err
 }
 
-func open(pid int, addr uint64, size int64, access Access) (Memory, error) {
+func open(pid int, addr uint64, size int64, access Access, calls *sys.Calls) (Memory, error) {
 	s, err := findSpan(pid, addr, size)
 	if err != nil {
 		return nil, err
@@ -41,7 +44,7 @@ func open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 	offset := int64(s.offset + (addr - s.start))
 	switch {
 	case s.inode == 0:
-		return newPrivate(pid, addr, size)
+		return newPrivate(pid, addr, size, calls)
 	case s.shared() && access == ReadWrite && !s.writable():
 		return nil, fmt.Errorf("the process may not write to its memory in %s itself, so nothing is written there", s.path)
 	case s.shared():
@@ -49,13 +52,13 @@ func open(pid int, addr uint64, size int64, access Access) (Memory, error) {
 		if err != nil {
 			return nil, err
 		}
-		return fromFile(f, offset, size)
+		return fromFile(f, offset, size, calls)
 	default:
 		f, err := openMapped(pid, s.mapping, os.O_RDONLY)
 		if err != nil {
 			return nil, err
 		}
-		return newPrivateFile(pid, addr, size, f, Backing{s.device, s.inode, offset, s.path})
+		return newPrivateFile(pid, addr, size, f, calls, Backing{s.device, s.inode, offset, s.path})
 	}
 }
 
@@ -68,11 +71,11 @@ func openFlags(a Access) int {
 
 // OpenFile gives access to size bytes at offset of a file that is somebody's shared memory, a memfd
 // say. It takes f over.
-func OpenFile(f *os.File, offset, size int64) (Memory, error) {
-	return fromFile(f, offset, size)
+func OpenFile(f *os.File, offset, size int64, calls *sys.Calls) (Memory, error) {
+	return fromFile(f, offset, size, calls)
 }
 
-func fromFile(f *os.File, offset, size int64) (Memory, error) {
+func fromFile(f *os.File, offset, size int64, calls *sys.Calls) (Memory, error) {
 	st, err := f.Stat()
 	if err == nil && st.Size() < offset+size {
 		err = fmt.Errorf("the memory file %s has %d bytes, the block ends at %d", f.Name(), st.Size(), offset+size)
@@ -81,7 +84,7 @@ func fromFile(f *os.File, offset, size int64) (Memory, error) {
 		f.Close()
 		return nil, err
 	}
-	s := &shared{f: f, offset: offset, size: size}
+	s := &shared{f: file{f, sys.Of(calls)}, offset: offset, size: size}
 	var fs unix.Statfs_t
 	if unix.Fstatfs(int(f.Fd()), &fs) == nil {
 		s.tmpfs = fs.Type == unix.TMPFS_MAGIC

@@ -18,17 +18,18 @@ import (
 
 // pagemap tells which pages of a process exist and whose they are.
 type pagemap struct {
-	f   *os.File
-	pid int
-	old atomic.Bool // no PAGEMAP_SCAN (before Linux 6.7): read the entries
+	calls *sys.Calls
+	f     *os.File
+	pid   int
+	old   atomic.Bool // no PAGEMAP_SCAN (before Linux 6.7): read the entries
 }
 
-func openPagemap(pid int) (*pagemap, error) {
+func openPagemap(pid int, calls *sys.Calls) (*pagemap, error) {
 	f, err := os.Open(fmt.Sprintf("/proc/%d/pagemap", pid))
 	if err != nil {
 		return nil, permission(pid, err)
 	}
-	return &pagemap{f: f, pid: pid}, nil
+	return &pagemap{f: f, pid: pid, calls: sys.Of(calls)}, nil
 }
 
 // Categories of PAGEMAP_SCAN (linux/fs.h, Documentation/admin-guide/mm/pagemap.rst).
@@ -64,9 +65,6 @@ type pmScanArg struct {
 
 // pageRegion is struct page_region.
 type pageRegion struct{ start, end, _ uint64 }
-
-// PagemapScan is the number of the ioctl: _IOWR('f', 16, struct pm_scan_arg).
-const PagemapScan = 3<<30 | unsafe.Sizeof(pmScanArg{})<<16 | 'f'<<8 | 16
 
 // pages yields, as offsets from addr, the pages of [addr+r.Start, addr+r.End) that are in w.
 func (p *pagemap) pages(addr uint64, r Range, w want) iter.Seq2[Range, error] {
@@ -111,7 +109,7 @@ func (p *pagemap) scan(addr uint64, r Range, w want) (found []Range, next int64,
 		categoryMask:      w.not,
 		categoryAnyOfMask: pageIsPresent | pageIsSwapped,
 	}
-	n, err := sys.RetryValue(func() (int, error) { return calls.Scan(int(p.f.Fd()), unsafe.Pointer(&arg)) })
+	n, err := sys.RetryValue(func() (int, error) { return p.calls.Scan(int(p.f.Fd()), unsafe.Pointer(&arg)) })
 	if err != nil {
 		return nil, 0, err
 	}
@@ -136,7 +134,7 @@ var errEnded = errors.New("the process has ended")
 // a reference to memory that is in use (pagemap_read: mmget_not_zero), so memory that is there afterwards was there during the scan.
 func (p *pagemap) stillThere(addr uint64) error {
 	var entry [8]byte
-	n, err := sys.Whole(calls.Pread, int(p.f.Fd()), entry[:], int64(addr/PageSize*8))
+	n, err := sys.Whole(p.calls.Pread, int(p.f.Fd()), entry[:], int64(addr/PageSize*8))
 	if err == nil && n < len(entry) {
 		err = errEnded
 	}
@@ -156,7 +154,7 @@ func (p *pagemap) read(addr uint64, r Range, w want) (found []Range, next int64,
 	var entries [8192 * 8]byte
 	n := min(r.Len()/PageSize, int64(len(entries)/8))
 	at := int64((addr + uint64(r.Start)) / PageSize * 8)
-	if got, err := sys.Whole(calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
+	if got, err := sys.Whole(p.calls.Pread, int(p.f.Fd()), entries[:n*8], at); err != nil {
 		return nil, 0, err
 	} else if int64(got) < n*8 {
 		return nil, 0, errEnded

@@ -19,18 +19,19 @@ type private struct {
 	addr  uint64
 	size  int64
 	pages *pagemap
+	calls *sys.Calls
 	mem   *os.File // /proc/PID/mem, if it is read that way (ByDescriptor)
 }
 
-func newPrivate(pid int, addr uint64, size int64) (*private, error) {
-	p := &private{pid: pid, addr: addr, size: size}
+func newPrivate(pid int, addr uint64, size int64, calls *sys.Calls) (*private, error) {
+	p := &private{pid: pid, addr: addr, size: size, calls: sys.Of(calls)}
 	// Whether it may be read is better known before a guest is stopped. Reading a byte of a
 	// page that does not exist yet costs the guest one mapping of the zero page.
 	var probe [1]byte
 	if err := p.Read(probe[:], 0); err != nil {
 		return nil, err
 	}
-	pages, err := openPagemap(pid)
+	pages, err := openPagemap(pid, calls)
 	if err != nil {
 		return nil, err
 	}
@@ -48,11 +49,11 @@ func (p *private) Read(buf []byte, off int64) error {
 	if p.mem != nil {
 		return p.pread(buf, off)
 	}
-	return p.transfer("read", calls.ReadVM, buf, off)
+	return p.transfer("read", p.calls.ReadVM, buf, off)
 }
 
 func (p *private) Write(buf []byte, off int64) error {
-	return p.transfer("write", calls.WriteVM, buf, off)
+	return p.transfer("write", p.calls.WriteVM, buf, off)
 }
 
 type vmCall func(pid int, local []unix.Iovec, remote []unix.RemoteIovec, flags uint) (int, error)
@@ -91,7 +92,7 @@ func (p *private) pread(buf []byte, off int64) error {
 	if err := checkRange(buf, off, p.size); err != nil {
 		return err
 	}
-	n, err := sys.Whole(calls.Pread, int(p.mem.Fd()), buf, int64(p.addr)+off)
+	n, err := sys.Whole(p.calls.Pread, int(p.mem.Fd()), buf, int64(p.addr)+off)
 	switch {
 	case err != nil:
 		return fmt.Errorf("cannot read the memory of process %d at %#x: %w", p.pid, p.addr+uint64(off)+uint64(n), err)
@@ -111,12 +112,12 @@ func (p *private) Close() error {
 // privateFile is a copy-on-write mapping of a file in another process.
 type privateFile struct {
 	private
-	f       *os.File
+	f       file
 	backing Backing
 }
 
-func newPrivateFile(pid int, addr uint64, size int64, f *os.File, b Backing) (*privateFile, error) {
-	p, err := newPrivate(pid, addr, size)
+func newPrivateFile(pid int, addr uint64, size int64, f *os.File, calls *sys.Calls, b Backing) (*privateFile, error) {
+	p, err := newPrivate(pid, addr, size, calls)
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -126,12 +127,12 @@ func newPrivateFile(pid int, addr uint64, size int64, f *os.File, b Backing) (*p
 	if unix.Fstat(int(f.Fd()), &st) == nil {
 		b.Device, b.Inode = uint64(st.Dev), st.Ino
 	}
-	return &privateFile{private: *p, f: f, backing: b}, nil
+	return &privateFile{private: *p, f: file{f, p.calls}, backing: b}, nil
 }
 
 // Populated joins what the file holds with what the process has written over its holes.
 func (p *privateFile) Populated(within Range) iter.Seq2[Range, error] {
-	return union(dataRanges(p.f, p.backing.Offset, within, false), p.Changed(within))
+	return union(p.f.dataRanges(p.backing.Offset, within, false), p.Changed(within))
 }
 
 func (p *privateFile) Changed(within Range) iter.Seq2[Range, error] {
@@ -161,7 +162,7 @@ func (p *privateFile) ReadChanged(buf []byte, ranges []Range) error {
 		n := 0
 		if p.mem == nil {
 			var err error
-			if n, err = calls.ReadVM(p.pid, local, remote, 0); err != nil {
+			if n, err = p.calls.ReadVM(p.pid, local, remote, 0); err != nil {
 				n = 0
 			}
 		}
@@ -196,7 +197,7 @@ func (p *privateFile) Read(buf []byte, off int64) error {
 		if until <= at {
 			return nil
 		}
-		return readFile(p.f, buf[at-off:until-off], p.backing.Offset+at)
+		return p.f.read(buf[at-off:until-off], p.backing.Offset+at)
 	}
 	for c, err := range p.Changed(Range{off, end}) {
 		if err == nil {

@@ -38,7 +38,7 @@ func TestHugePagesWritten(t *testing.T) {
 	if err := unix.Fallocate(fd, 0, 0, size); err != nil {
 		t.Skipf("no huge pages are free: %v", err)
 	}
-	m, err := OpenFile(f, 0, size)
+	m, err := OpenFile(f, 0, size, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestReadOnlyShared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, err := Open(os.Getpid(), address(mem), 1<<20, ReadWrite)
+		m, err := Open(os.Getpid(), address(mem), 1<<20, ReadWrite, nil)
 		if readOnly := prot == unix.PROT_READ; (err != nil) != readOnly {
 			t.Errorf("protection %d: %v", prot, err)
 		}

@@ -47,7 +47,7 @@ func openBaseAt(diff *File, want *seal.Base, path string) (*File, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s builds on the image %s, which is not at %s: say where it is with --base", diff.Path, shortID(want.ID), path)
 	}
-	base, err := OpenFile(path)
+	base, err := OpenFile(path, diff.Calls)
 	if err != nil {
 		return nil, fmt.Errorf("the base of %s: %w", diff.Path, err)
 	}

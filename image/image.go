@@ -20,6 +20,7 @@ import (
 	"os"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -29,10 +30,11 @@ type File struct {
 	*mappedram.Image
 	Path       string
 	Descriptor *os.File
+	Calls      *sys.Calls // nil: the kernel's
 }
 
 // Reopen opens the file anew.
-func (m *File) Reopen() directio.Reopen { return directio.Reopen{File: m.Descriptor} }
+func (m *File) Reopen() directio.Reopen { return directio.Reopen{File: m.Descriptor, Calls: m.Calls} }
 
 // Close closes the file.
 func (m *File) Close() { m.Descriptor.Close() }
@@ -45,8 +47,8 @@ type Image struct {
 
 // Open opens an image and, if it is a diff, its base: at the path base or, if that is empty, where the base was when
 // the diff was made.
-func Open(path, base string) (*Image, error) {
-	image, err := OpenFile(path)
+func Open(path, base string, calls *sys.Calls) (*Image, error) {
+	image, err := OpenFile(path, calls)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func (m *Image) Close() {
 }
 
 // OpenFile opens an image, and checks its headers and its seal's footer. The image has to be complete.
-func OpenFile(path string) (*File, error) {
+func OpenFile(path string, calls *sys.Calls) (*File, error) {
 	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
@@ -81,8 +83,8 @@ func OpenFile(path string) (*File, error) {
 	st, err := f.Stat()
 	if err == nil {
 		var m *mappedram.Image
-		if m, err = mappedram.Open(&directio.File{File: f}, st.Size()); err == nil {
-			return &File{m, path, f}, nil
+		if m, err = mappedram.Open(&directio.File{File: f, Calls: calls}, st.Size()); err == nil {
+			return &File{m, path, f, calls}, nil
 		}
 		err = notAnImage(f, st.Size(), err)
 	}
@@ -140,7 +142,7 @@ func Inherited(fd uintptr) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{m, f.Name(), f}, nil
+	return &File{Image: m, Path: f.Name(), Descriptor: f}, nil
 }
 
 // NotRestorable is why Ramjet does not restore an image of this configuration, the end of a sentence that begins with its name; "" if it

@@ -13,7 +13,7 @@ import (
 // opened opens an image for the rest of a test.
 func opened(t testing.TB, path string) *File {
 	t.Helper()
-	image, err := OpenFile(path)
+	image, err := OpenFile(path, nil)
 	testkit.Check(t, err)
 	t.Cleanup(func() { image.Close() })
 	return image

@@ -39,7 +39,7 @@ type Made struct {
 
 // Make makes a sealed image. Nothing is at o.Path unless all of it is, durably.
 func Make(ctx context.Context, o MakeOptions, c *Contents) (*Made, error) {
-	target, err := NewTarget(o.Path, o.Force)
+	target, err := NewTarget(o.Path, o.Force, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func Make(ctx context.Context, o MakeOptions, c *Contents) (*Made, error) {
 
 // copyPages copies the pages into the target.
 func (o *MakeOptions) copyPages(ctx context.Context, pages *transfer.Save, target *Target) error {
-	io, err := directio.Choose(o.Direct, target, os.O_WRONLY)
+	io, err := directio.Chooser{Mode: o.Direct}.Choose(target, os.O_WRONLY)
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func TestMake(t *testing.T) {
 	testkit.Change(t, memory, 5*mappedram.PageSize, bytes.Repeat([]byte{7}, 2*mappedram.PageSize))
 	f, err := os.Open(memory)
 	testkit.Check(t, err)
-	m, err := guestmem.OpenFile(f, 0, size)
+	m, err := guestmem.OpenFile(f, 0, size, nil)
 	testkit.Check(t, err)
 	defer m.Close()
 	layout, err := mappedram.NewLayout(0, vmstate.Config{MachineType: "none", Capabilities: []string{"mapped-ram"}}, []mappedram.Block{{Name: "ram", Length: size}})

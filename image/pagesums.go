@@ -36,7 +36,7 @@ func NewPageSums(image, base *File) (*PageSums, error) {
 			return nil, err
 		}
 	}
-	io, err := directio.Choose(directio.Auto, image.Reopen(), os.O_RDONLY)
+	io, err := directio.Chooser{Calls: image.Calls}.Choose(image.Reopen(), os.O_RDONLY)
 	p.params.Direct, p.params.Cached = io.Direct, io.Cached
 	return p, err
 }

@@ -69,7 +69,7 @@ func (t *Target) nameDurably() error {
 	if err := t.name(); err != nil {
 		return fmt.Errorf("cannot give the image its name: %w", err)
 	}
-	if err := directio.SyncDir(filepath.Dir(t.path)); err != nil {
+	if err := t.names.SyncDir(filepath.Dir(t.path)); err != nil {
 		return fmt.Errorf("cannot make the image's name durable: %w", err)
 	}
 	return nil
@@ -91,18 +91,18 @@ func (t *Target) holdOld() *os.File {
 // name links or renames the file to its path. Without force it never replaces a file there.
 func (t *Target) name() error {
 	if !t.named && !t.force {
-		return t.exists(directio.Link(t.File.File, t.path))
+		return t.exists(t.names.Link(t.File.File, t.path))
 	}
 	if !t.named {
 		// No system call links a file over an existing name, so the file gets its temporary name first.
-		if err := directio.Link(t.File.File, t.hidden); err != nil {
+		if err := t.names.Link(t.File.File, t.hidden); err != nil {
 			return err
 		}
 		t.named = true
 	}
-	rename := directio.RenameNew
+	rename := t.names.RenameNew
 	if t.force {
-		rename = directio.Rename
+		rename = t.names.Rename
 	}
 	if err := rename(t.hidden, t.path); err != nil {
 		return t.exists(err)

@@ -105,7 +105,7 @@ func publishes(in *attendant.Orders) int {
 		return 1
 	}
 	const dir = "/proc/self/fd/4"
-	image, err := directio.NewFile(os.NewFile(attendant.FirstFile, "image"))
+	image, err := directio.NewFile(os.NewFile(attendant.FirstFile, "image"), nil)
 	if err != nil {
 		return 1
 	}
@@ -123,7 +123,7 @@ func publishes(in *attendant.Orders) int {
 			err = t.nameDurably()
 		case orderDiscard:
 			if t.named {
-				err = directio.Remove(t.hidden)
+				err = t.names.Remove(t.hidden)
 				t.named = false
 			}
 		}

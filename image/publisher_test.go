@@ -35,13 +35,13 @@ func TestPublisher(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			before, after := filepath.Join(t.TempDir(), "images \xe9"), filepath.Join(t.TempDir(), "moved")
 			testkit.Check(t, os.Mkdir(before, 0o700))
-			n, err := NewTarget(filepath.Join(before, "image \xe9"), c.force)
+			n, err := NewTarget(filepath.Join(before, "image \xe9"), c.force, nil)
 			testkit.Check(t, err)
 			if c.named {
 				n.File.Close()
-				f, err := directio.Create(n.hidden)
+				f, err := directio.Names{}.Create(n.hidden)
 				testkit.Check(t, err)
-				n.File, err = directio.NewFile(f)
+				n.File, err = directio.NewFile(f, nil)
 				testkit.Check(t, err)
 				n.named = true
 			}
@@ -72,7 +72,7 @@ func TestPublisher(t *testing.T) {
 			}
 		})
 	}
-	n, err := NewTarget(filepath.Join(t.TempDir(), "image"), false)
+	n, err := NewTarget(filepath.Join(t.TempDir(), "image"), false, nil)
 	testkit.Check(t, err)
 	testkit.Check(t, n.StartPublisher())
 	n.Discard()

@@ -28,7 +28,7 @@ import (
 func (m *File) Stale(ctx context.Context, i int) (mappedram.Bitmap, error) {
 	stale := mappedram.NewBitmap(m.Blocks[i].Pages())
 	var mu sync.Mutex
-	err := m.findStale(ctx, transfer.Params{}, i, func(page int64) error {
+	err := m.findStale(ctx, transfer.Params{Calls: m.Calls}, i, func(page int64) error {
 		mu.Lock()
 		defer mu.Unlock()
 		stale.Set(page)

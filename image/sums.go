@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -32,7 +33,7 @@ func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, pa
 	if err != nil {
 		return nil, nil, err
 	}
-	sums = transfer.NewSums(f, image.Blocks)
+	sums = transfer.NewSums(f, image.Blocks, params.Calls)
 	defer func() {
 		if err != nil {
 			sums.Close()
@@ -57,8 +58,8 @@ func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, pa
 
 // Scratch makes a file without a name, for page sums: those of a large guest are too many for memory. The file is in dir or, on a file
 // system without such files, in memory after all.
-func Scratch(dir string) (*os.File, error) {
-	if f, err := directio.CreateUnnamed(dir); err == nil {
+func Scratch(dir string, calls *sys.Calls) (*os.File, error) {
+	if f, err := (directio.Names{Calls: calls}).CreateUnnamed(dir); err == nil {
 		return f, nil
 	}
 	fd, err := unix.MemfdCreate("ramjet-page-sums", unix.MFD_CLOEXEC)
@@ -69,15 +70,15 @@ func Scratch(dir string) (*os.File, error) {
 }
 
 // Beside returns a function that makes a scratch file in the directory of path.
-func Beside(path string) func() (*os.File, error) {
-	return func() (*os.File, error) { return Scratch(filepath.Dir(path)) }
+func Beside(path string, calls *sys.Calls) func() (*os.File, error) {
+	return func() (*os.File, error) { return Scratch(filepath.Dir(path), calls) }
 }
 
 // scratchSums makes room for the sums of an image's pages in a file beside the image.
 func scratchSums(path string, l *mappedram.Layout) (*transfer.Sums, error) {
-	f, err := Scratch(filepath.Dir(path))
+	f, err := Scratch(filepath.Dir(path), nil)
 	if err != nil {
 		return nil, err
 	}
-	return transfer.NewSums(f, l.Blocks), nil
+	return transfer.NewSums(f, l.Blocks, nil), nil
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // Target is an image in the making. Until Publish its file has no name, or, where the file system cannot make such files (NFS, FUSE), a
@@ -21,6 +22,7 @@ import (
 // Open may be called from several goroutines at a time if nothing is kept; everything else from one.
 type Target struct {
 	path      string
+	names     directio.Names
 	force     bool               // another file at path may be replaced
 	File      *directio.File     // buffered, for all but pages
 	hidden    string             // the temporary name, used if the file has to have one
@@ -32,16 +34,16 @@ type Target struct {
 
 // NewTarget makes the unfinished file, with mode 0600: guest memory is as secret as the guest. With force an image at the path may be
 // replaced.
-func NewTarget(path string, force bool) (*Target, error) {
+func NewTarget(path string, force bool, calls *sys.Calls) (*Target, error) {
 	if err := checkTarget(path, force); err != nil {
 		return nil, err
 	}
 	dir := filepath.Dir(path)
 	hidden := fmt.Sprintf(".%.200s.%08x.unfinished", filepath.Base(path), rand.Uint32())
-	t := &Target{path: path, force: force, hidden: filepath.Join(dir, hidden)}
-	f, err := directio.CreateUnnamed(dir)
+	t := &Target{path: path, force: force, names: directio.Names{Calls: calls}, hidden: filepath.Join(dir, hidden)}
+	f, err := t.names.CreateUnnamed(dir)
 	if err != nil {
-		f, err = directio.Create(t.hidden)
+		f, err = t.names.Create(t.hidden)
 		t.named = err == nil
 	}
 	switch {
@@ -54,7 +56,7 @@ func NewTarget(path string, force bool) (*Target, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot make a file in %s: %w", dir, err)
 	}
-	t.File, err = directio.NewFile(f)
+	t.File, err = directio.NewFile(f, calls)
 	return t, err
 }
 
@@ -82,14 +84,14 @@ func (t *Target) Open(flags int) (*os.File, error) {
 		t.kept[flags] = append(kept[1:], kept[0])
 		return duplicate(kept[0])
 	}
-	return directio.Reopen{File: t.File.File}.Open(flags)
+	return directio.Reopen{File: t.File.File, Calls: t.names.Calls}.Open(flags)
 }
 
 // Keep opens the file n times with these flags, for a process that gives up the right to open files. Open then gives out these
 // descriptions in turn: n files that are in use at a time have different ones. If not all can be opened, none is kept.
 func (t *Target) Keep(n, flags int) error {
 	for range n {
-		f, err := directio.Reopen{File: t.File.File}.Open(flags)
+		f, err := directio.Reopen{File: t.File.File, Calls: t.names.Calls}.Open(flags)
 		if err != nil {
 			t.forget()
 			return err
@@ -130,7 +132,7 @@ func (t *Target) Discard() {
 		_, _ = t.publisher.ask(orderDiscard)
 		t.publisher.Close()
 	case t.named:
-		_ = directio.Remove(t.hidden)
+		_ = t.names.Remove(t.hidden)
 	}
 	t.forget()
 	t.File.Close()

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 )
 
@@ -31,9 +31,9 @@ func names(t *testing.T, dir string) (list []string) {
 }
 
 // begun is a target at dir/image with something in it.
-func begun(t *testing.T, dir string, force bool) *Target {
+func begun(t *testing.T, dir string, force bool, calls *sys.Calls) *Target {
 	t.Helper()
-	n, err := NewTarget(filepath.Join(dir, "image"), force)
+	n, err := NewTarget(filepath.Join(dir, "image"), force, calls)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,9 +69,9 @@ func holds(t *testing.T, dir, content string) {
 }
 
 // fileSystems are those that can make files without names and those that cannot, or that know no renameat2 either.
-var fileSystems = map[string]func(*directio.Calls){
-	"all calls": func(*directio.Calls) {},
-	"no O_TMPFILE": func(c *directio.Calls) {
+var fileSystems = map[string]func(*sys.Calls){
+	"all calls": func(*sys.Calls) {},
+	"no O_TMPFILE": func(c *sys.Calls) {
 		open := c.Open
 		c.Open = func(path string, flags int, mode uint32) (int, error) {
 			if flags&unix.O_TMPFILE == unix.O_TMPFILE {
@@ -80,7 +80,7 @@ var fileSystems = map[string]func(*directio.Calls){
 			return open(path, flags, mode)
 		}
 	},
-	"no RENAME_NOREPLACE": func(c *directio.Calls) {
+	"no RENAME_NOREPLACE": func(c *sys.Calls) {
 		open, rename := c.Open, c.Rename
 		c.Open = func(path string, flags int, mode uint32) (int, error) {
 			if flags&unix.O_TMPFILE == unix.O_TMPFILE {
@@ -101,10 +101,11 @@ var fileSystems = map[string]func(*directio.Calls){
 func TestPublish(t *testing.T) {
 	for name, change := range fileSystems {
 		t.Run(name, func(t *testing.T) {
-			t.Cleanup(directio.Inject(change))
+			c := sys.Kernel()
+			change(c)
 			t.Run("new", func(t *testing.T) {
 				dir := t.TempDir()
-				n := begun(t, dir, false)
+				n := begun(t, dir, false, c)
 				if slices.Contains(names(t, dir), "image") {
 					t.Error("it has its name before it is published")
 				}
@@ -120,19 +121,19 @@ func TestPublish(t *testing.T) {
 			})
 			t.Run("discarded", func(t *testing.T) {
 				dir := t.TempDir()
-				begun(t, dir, false).Discard()
+				begun(t, dir, false, c).Discard()
 				holds(t, dir, "")
 			})
 			t.Run("replaced", func(t *testing.T) {
 				dir := t.TempDir()
 				path := filepath.Join(dir, "image")
 				os.WriteFile(path, []byte("old"), 0o644)
-				if _, err := NewTarget(path, false); err == nil || !strings.Contains(err.Error(), "--force") {
+				if _, err := NewTarget(path, false, c); err == nil || !strings.Contains(err.Error(), "--force") {
 					t.Errorf("without --force: %v", err)
 				}
-				begun(t, dir, true).Discard()
+				begun(t, dir, true, c).Discard()
 				holds(t, dir, "old")
-				n := begun(t, dir, true)
+				n := begun(t, dir, true, c)
 				if b, err := os.ReadFile(path); err != nil || string(b) != "old" {
 					t.Errorf("before it is published: %q, %v", b, err)
 				}
@@ -144,7 +145,7 @@ func TestPublish(t *testing.T) {
 			})
 			t.Run("overtaken", func(t *testing.T) {
 				dir := t.TempDir()
-				n := begun(t, dir, false)
+				n := begun(t, dir, false, c)
 				os.WriteFile(filepath.Join(dir, "image"), []byte("theirs"), 0o644)
 				if err := publish(n); err == nil || !strings.Contains(err.Error(), "meanwhile") {
 					t.Errorf("over what came into being: %v", err)
@@ -152,13 +153,13 @@ func TestPublish(t *testing.T) {
 				n.Discard()
 				holds(t, dir, "theirs")
 			})
-			t.Run("killed", func(t *testing.T) { killedWhilePublishing(t) })
+			t.Run("killed", func(t *testing.T) { killedWhilePublishing(t, change) })
 		})
 	}
 }
 
 // killedWhilePublishing stops before each rename, does what a guardian does, and looks at what is there.
-func killedWhilePublishing(t *testing.T) {
+func killedWhilePublishing(t *testing.T, change func(*sys.Calls)) {
 	for _, force := range []bool{false, true} {
 		dir := t.TempDir()
 		content := ""
@@ -166,13 +167,12 @@ func killedWhilePublishing(t *testing.T) {
 			content = "old"
 			os.WriteFile(filepath.Join(dir, "image"), []byte(content), 0o600)
 		}
-		n := begun(t, dir, force)
+		c := sys.Kernel()
+		change(c)
+		n := begun(t, dir, force, c)
 		killed := errors.New("killed")
-		undo := directio.Inject(func(c *directio.Calls) {
-			c.Rename = func(string, string, uint) error { return killed }
-		})
+		c.Rename = func(string, string, uint) error { return killed }
 		err := publish(n)
-		undo()
 		if err == nil {
 			continue // there was no step between
 		}
@@ -190,12 +190,12 @@ func killedWhilePublishing(t *testing.T) {
 func TestPublishFails(t *testing.T) {
 	for name, change := range fileSystems {
 		t.Run(name, func(t *testing.T) {
-			t.Cleanup(directio.Inject(change))
+			c := sys.Kernel()
+			change(c)
 			dir := t.TempDir()
-			n := begun(t, dir, false)
-			undo := directio.Inject(func(c *directio.Calls) { c.Fsync = func(int) error { return unix.EIO } })
+			n := begun(t, dir, false, c)
+			c.Fsync = func(int) error { return unix.EIO }
 			err := publish(n)
-			undo()
 			if !errors.Is(err, unix.EIO) {
 				t.Errorf("it says %v", err)
 			}
@@ -218,7 +218,7 @@ func TestBadTargets(t *testing.T) {
 		"none/image": "does not exist", "file/image": "not a directory", ".": "is a directory", "link": "not a regular file",
 		"dangling": "not a regular file", "fifo": "not a regular file", "file": "exists",
 	} {
-		n, err := NewTarget(path(name), name != "file")
+		n, err := NewTarget(path(name), name != "file", nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}
@@ -227,13 +227,11 @@ func TestBadTargets(t *testing.T) {
 		}
 	}
 	for errno, want := range map[error]string{unix.EACCES: "no permission", unix.EROFS: "read-only", unix.EDQUOT: "quota"} {
-		undo := directio.Inject(func(c *directio.Calls) {
-			c.Open = func(string, int, uint32) (int, error) { return -1, errno }
-		})
-		if _, err := NewTarget(path("image"), false); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir) {
+		c := sys.Kernel()
+		c.Open = func(string, int, uint32) (int, error) { return -1, errno }
+		if _, err := NewTarget(path("image"), false, c); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir) {
 			t.Errorf("%v: it says %v", errno, err)
 		}
-		undo()
 	}
 	if after := names(t, dir); !slices.Equal(before, after) {
 		t.Errorf("left are %q", after)
@@ -245,7 +243,7 @@ func TestLongName(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, strings.Repeat("n", 255))
 	for range 2 {
-		n, err := NewTarget(path, true)
+		n, err := NewTarget(path, true, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -259,7 +257,7 @@ func TestLongName(t *testing.T) {
 
 // TestKept gives out descriptions of their own to as many as use them at a time, and none where not all could be made.
 func TestKept(t *testing.T) {
-	target, err := NewTarget(filepath.Join(t.TempDir(), "image"), false)
+	target, err := NewTarget(filepath.Join(t.TempDir(), "image"), false, nil)
 	testkit.Check(t, err)
 	defer target.Discard()
 	testkit.Check(t, target.Keep(2, os.O_WRONLY))

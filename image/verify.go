@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -26,6 +27,7 @@ type VerifyOptions struct {
 	Base     string // the base, if the image is a diff; empty: where it was when the diff was made
 	Channels int    // 1 to 255; 0: chosen
 	Direct   directio.Mode
+	Calls    *sys.Calls // nil: the kernel's
 
 	Progress *Progress
 	Log      func(string)
@@ -70,7 +72,7 @@ func Verify(ctx context.Context, o VerifyOptions) (*VerifyResult, error) {
 	if err := (transfer.Params{Channels: o.Channels}).Validate(); err != nil {
 		return nil, err
 	}
-	image, err := OpenFile(o.Image)
+	image, err := OpenFile(o.Image, o.Calls)
 	if err != nil {
 		return nil, err
 	}
@@ -134,12 +136,12 @@ func VerifyOpened(ctx context.Context, image *File, o VerifyOptions) (*VerifyRes
 
 func (v *verify) run(ctx context.Context) error {
 	reopen := v.image.Reopen()
-	io, err := directio.Choose(v.o.Direct, reopen, os.O_RDONLY)
+	io, err := directio.Chooser{Mode: v.o.Direct, Calls: v.o.Calls}.Choose(reopen, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
 	// Direct where possible, not from the page cache, though that is faster: the disk is what may have become wrong.
-	v.params = transfer.Params{Channels: v.o.Channels, Direct: io.Direct}
+	v.params = transfer.Params{Calls: v.o.Calls, Channels: v.o.Channels, Direct: io.Direct}
 	v.result.IO, v.result.IOWhy, v.result.Channels = io.String(), io.Why, cmp.Or(v.o.Channels, transfer.DefaultChannels)
 	v.o.Progress.SetPhase("checking headers, bitmaps and device state")
 	if err := v.structure(); err != nil || v.image.Seal == nil {

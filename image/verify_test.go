@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
@@ -82,19 +83,17 @@ func TestVerifyUnreadable(t *testing.T) {
 	path := testkit.SmallImage().Sealed(t)
 	b := opened(t, path).Blocks[0]
 	bad := []int64{b.PagesOffset + 2*4096 + 512, b.PagesOffset + 500*4096}
-	undo := directio.Inject(func(c *directio.Calls) {
-		pread := c.Pread
-		c.Pread = func(fd int, p []byte, off int64) (int, error) {
-			for _, at := range bad {
-				if off <= at && at < off+int64(len(p)) {
-					return 0, unix.EIO
-				}
+	c := sys.Kernel()
+	pread := c.Pread
+	c.Pread = func(fd int, p []byte, off int64) (int, error) {
+		for _, at := range bad {
+			if off <= at && at < off+int64(len(p)) {
+				return 0, unix.EIO
 			}
-			return pread(fd, p, off)
 		}
-	})
-	defer undo()
-	r, err := Verify(context.Background(), VerifyOptions{Image: path})
+		return pread(fd, p, off)
+	}
+	r, err := Verify(context.Background(), VerifyOptions{Image: path, Calls: c})
 	if !errors.Is(err, mappedram.ErrDamaged) || len(r.BadPages) != 2 || r.BadPages[0].Page != 2 || r.BadPages[1].Page != 500 || r.BadPages[1].Unreadable == "" {
 		t.Errorf("%v, %+v", err, r)
 	}

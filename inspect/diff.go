@@ -107,7 +107,7 @@ func Diff(ctx context.Context, o DiffOptions) (*DiffResult, error) {
 
 // open opens an image, and its base if it is a diff, and checks that the seal's sums go with the image.
 func (d *diff) open(path string, r *DiffImage) (*image.PageSums, error) {
-	img, err := image.OpenFile(path)
+	img, err := image.OpenFile(path, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -115,7 +115,7 @@ func TestForeignFiles(t *testing.T) {
 		if !errors.Is(err, mappedram.ErrImage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.20q: %v, want %q", content, err, want)
 		}
-		if _, err := image.OpenFile(path); !errors.Is(err, mappedram.ErrImage) || !strings.Contains(err.Error(), want) {
+		if _, err := image.OpenFile(path, nil); !errors.Is(err, mappedram.ErrImage) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.20q, opened: %v, want %q", content, err, want)
 		}
 	}
@@ -157,7 +157,7 @@ func TestFieldValue(t *testing.T) {
 // opened opens an image for the rest of a test.
 func opened(t testing.TB, path string) *image.File {
 	t.Helper()
-	img, err := image.OpenFile(path)
+	img, err := image.OpenFile(path, nil)
 	testkit.Check(t, err)
 	t.Cleanup(func() { img.Close() })
 	return img

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
@@ -44,8 +44,8 @@ func TestSealPowerCut(t *testing.T) {
 	path := i.Write(t)
 	before, err := os.ReadFile(path)
 	testkit.Check(t, err)
-	steps := recorded(t, path, func() {
-		_, err := Seal(context.Background(), SealOptions{Image: path})
+	steps := recorded(t, path, func(c *sys.Calls) {
+		_, err := Seal(context.Background(), SealOptions{Image: path, Calls: c})
 		testkit.Check(t, err)
 	})
 	if n := len(steps); n < 5 || steps[n-1].kind != "sync" || steps[n-2].kind != "write" || len(steps[n-2].data) != 128 || steps[n-3].kind != "sync" {
@@ -97,8 +97,8 @@ func afterCut(t *testing.T, path string, before []byte, cut int) string {
 	return outcome
 }
 
-// recorded returns what f does to a file through package directio.
-func recorded(t *testing.T, path string, f func()) (steps []step) {
+// recorded returns what f does to a file by the calls that it is given.
+func recorded(t *testing.T, path string, f func(*sys.Calls)) (steps []step) {
 	var ours os.FileInfo
 	ours, err := os.Stat(path)
 	testkit.Check(t, err)
@@ -106,29 +106,27 @@ func recorded(t *testing.T, path string, f func()) (steps []step) {
 		st, err := os.Stat(fmt.Sprintf("/proc/self/fd/%d", fd))
 		return err == nil && os.SameFile(st, ours)
 	}
-	undo := directio.Inject(func(c *directio.Calls) {
-		pwrite, fsync, truncate := c.Pwrite, c.Fsync, c.Ftruncate
-		c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-			if is(fd) {
-				steps = append(steps, step{"write", off, bytes.Clone(p)})
-			}
-			return pwrite(fd, p, off)
+	c := sys.Kernel()
+	pwrite, fsync, truncate := c.Pwrite, c.Fsync, c.Ftruncate
+	c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+		if is(fd) {
+			steps = append(steps, step{"write", off, bytes.Clone(p)})
 		}
-		c.Fsync = func(fd int) error {
-			if is(fd) {
-				steps = append(steps, step{kind: "sync"})
-			}
-			return fsync(fd)
+		return pwrite(fd, p, off)
+	}
+	c.Fsync = func(fd int) error {
+		if is(fd) {
+			steps = append(steps, step{kind: "sync"})
 		}
-		c.Ftruncate = func(fd int, n int64) error {
-			if is(fd) {
-				steps = append(steps, step{kind: "truncate", at: n})
-			}
-			return truncate(fd, n)
+		return fsync(fd)
+	}
+	c.Ftruncate = func(fd int, n int64) error {
+		if is(fd) {
+			steps = append(steps, step{kind: "truncate", at: n})
 		}
-	})
-	defer undo()
-	f()
+		return truncate(fd, n)
+	}
+	f(c)
 	return steps
 }
 

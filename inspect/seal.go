@@ -14,6 +14,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -26,6 +27,7 @@ type SealOptions struct {
 	Channels int // 1 to 255; 0: chosen
 	Direct   directio.Mode
 
+	Calls    *sys.Calls // the system calls; nil: the kernel's
 	Progress *image.Progress
 	Log      func(string)
 }
@@ -92,7 +94,7 @@ func openToSeal(o SealOptions) (*sealing, error) {
 		return nil, err
 	}
 	s := &sealing{o: o}
-	if s.file, err = directio.NewFile(f); err == nil {
+	if s.file, err = directio.NewFile(f, s.o.Calls); err == nil {
 		err = s.open()
 	}
 	if err != nil {
@@ -144,14 +146,14 @@ func (s *sealing) describe() (*seal.Metadata, error) {
 
 // run reads all pages, and appends the seal.
 func (s *sealing) run(ctx context.Context, m *seal.Metadata) (*SealResult, error) {
-	reopen := directio.Reopen{File: s.file.File}
-	io, err := directio.Choose(s.o.Direct, reopen, os.O_RDONLY)
+	reopen := directio.Reopen{File: s.file.File, Calls: s.o.Calls}
+	io, err := directio.Chooser{Mode: s.o.Direct, Calls: s.o.Calls}.Choose(reopen, os.O_RDONLY)
 	if err != nil {
 		return nil, err
 	}
 	s.o.Progress.SetPhase("reading pages")
-	params := transfer.Params{Channels: s.o.Channels, Direct: io.Direct, Cached: io.Cached}
-	stored, sums, err := image.SumImage(ctx, s.image, reopen, params, image.Beside(s.o.Image), s.o.Progress)
+	params := transfer.Params{Calls: s.o.Calls, Channels: s.o.Channels, Direct: io.Direct, Cached: io.Cached}
+	stored, sums, err := image.SumImage(ctx, s.image, reopen, params, image.Beside(s.o.Image, s.o.Calls), s.o.Progress)
 	if err != nil {
 		return nil, err
 	}

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 )
 
@@ -57,29 +57,27 @@ func TestSealInterrupted(t *testing.T) {
 		path := testkit.Copy(t, unsealed)
 		left := calls
 		take := func() bool { left--; return left >= 0 }
-		undo := directio.Inject(func(c *directio.Calls) {
-			pwrite, fsync, truncate := c.Pwrite, c.Fsync, c.Ftruncate
-			c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-				if !take() {
-					return 0, errCut
-				}
-				return pwrite(fd, p, off)
+		c := sys.Kernel()
+		pwrite, fsync, truncate := c.Pwrite, c.Fsync, c.Ftruncate
+		c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+			if !take() {
+				return 0, errCut
 			}
-			c.Fsync = func(fd int) error {
-				if !take() {
-					return errCut
-				}
-				return fsync(fd)
+			return pwrite(fd, p, off)
+		}
+		c.Fsync = func(fd int) error {
+			if !take() {
+				return errCut
 			}
-			c.Ftruncate = func(fd int, n int64) error {
-				if !take() {
-					return errCut
-				}
-				return truncate(fd, n)
+			return fsync(fd)
+		}
+		c.Ftruncate = func(fd int, n int64) error {
+			if !take() {
+				return errCut
 			}
-		})
-		_, err := Seal(context.Background(), SealOptions{Image: path})
-		undo()
+			return truncate(fd, n)
+		}
+		_, err := Seal(context.Background(), SealOptions{Image: path, Calls: c})
 		got, readErr := os.ReadFile(path)
 		testkit.Check(t, readErr)
 		if string(got[:len(before)]) != string(before) {
@@ -109,17 +107,15 @@ func TestSealFull(t *testing.T) {
 	before, err := os.ReadFile(path)
 	testkit.Check(t, err)
 	full := errors.New("full")
-	undo := directio.Inject(func(c *directio.Calls) {
-		pwrite := c.Pwrite
-		c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-			if off > int64(len(before))+1000 {
-				return 0, full
-			}
-			return pwrite(fd, p[:min(len(p), 1000)], off)
+	c := sys.Kernel()
+	pwrite := c.Pwrite
+	c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+		if off > int64(len(before))+1000 {
+			return 0, full
 		}
-	})
-	_, err = Seal(context.Background(), SealOptions{Image: path})
-	undo()
+		return pwrite(fd, p[:min(len(p), 1000)], off)
+	}
+	_, err = Seal(context.Background(), SealOptions{Image: path, Calls: c})
 	if after, readErr := os.ReadFile(path); !errors.Is(err, full) || readErr != nil || string(after) != string(before) {
 		t.Errorf("%v, the file has %d bytes, had %d", err, len(after), len(before))
 	}
@@ -152,31 +148,29 @@ func TestSealLeavesOthersBytes(t *testing.T) {
 				testkit.Check(t, err)
 			})
 			syncs := 0
-			undo := directio.Inject(func(c *directio.Calls) {
-				pread, pwrite, fsync := c.Pread, c.Pwrite, c.Fsync
-				c.Pread = func(fd int, p []byte, off int64) (int, error) {
-					if when == "reading" {
-						write()
-					}
-					return pread(fd, p, off)
+			c := sys.Kernel()
+			pread, pwrite, fsync := c.Pread, c.Pwrite, c.Fsync
+			c.Pread = func(fd int, p []byte, off int64) (int, error) {
+				if when == "reading" {
+					write()
 				}
-				c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-					n, err := pwrite(fd, p, off)
-					if when == "writing" {
-						write()
-						return n, errors.Join(err, unix.EIO)
-					}
-					return n, err
+				return pread(fd, p, off)
+			}
+			c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+				n, err := pwrite(fd, p, off)
+				if when == "writing" {
+					write()
+					return n, errors.Join(err, unix.EIO)
 				}
-				c.Fsync = func(fd int) error {
-					if syncs++; syncs == 3 && when == "the end" {
-						write()
-					}
-					return fsync(fd)
+				return n, err
+			}
+			c.Fsync = func(fd int) error {
+				if syncs++; syncs == 3 && when == "the end" {
+					write()
 				}
-			})
-			defer undo()
-			_, err = Seal(context.Background(), SealOptions{Image: path})
+				return fsync(fd)
+			}
+			_, err = Seal(context.Background(), SealOptions{Image: path, Calls: c})
 			after, errRead := os.ReadFile(path)
 			testkit.Check(t, errRead)
 			if err == nil || when != "writing" && !strings.Contains(err.Error(), "somebody writes to it") {

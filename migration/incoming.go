@@ -40,7 +40,7 @@ func (in *Incoming) OpenImage(machine string) error {
 	if err != nil {
 		return err
 	}
-	f, err := directio.NewFile(in.Opened.Main)
+	f, err := directio.NewFile(in.Opened.Main, nil)
 	if err != nil {
 		return err
 	}

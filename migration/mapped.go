@@ -40,9 +40,11 @@ func (r *outgoingRun) prepare(ctx context.Context, live bool) (err error) {
 		if err != nil {
 			return fmt.Errorf("no memory for page sums: %w", err)
 		}
-		r.sums = transfer.NewSums(os.NewFile(uintptr(fd), "page sums"), r.layout.Blocks)
+		r.sums = transfer.NewSums(os.NewFile(uintptr(fd), "page sums"), r.layout.Blocks, r.o.Calls)
 	}
-	r.engine = &transfer.Save{Layout: r.layout, Memory: r.view.Memory, Image: r.opened.Pages, Params: r.settings.engine(),
+	params := r.settings.engine()
+	params.Calls = r.o.Calls
+	r.engine = &transfer.Save{Layout: r.layout, Memory: r.view.Memory, Image: r.opened.Pages, Params: params,
 		Limit: r.o.limit, Sums: r.sums, Live: live}
 	r.o.record(func(s *statistics) { s.engine, s.total = &r.engine.Progress, r.view.Total() })
 	return r.engine.Reserve(r.file)

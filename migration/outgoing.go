@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qmp"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -45,6 +46,8 @@ type Outgoing struct {
 	// the engine.
 	Log func(Report)
 	Why string
+	// Calls are the system calls on the file of page data, headers and device state; nil: the kernel's.
+	Calls *sys.Calls
 
 	mu      sync.Mutex // guards what is below
 	status  string     // "": there has been no migration
@@ -130,7 +133,7 @@ func (r *outgoingRun) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, r.view.Close()) }()
 	// An error of close says nothing about the image, which is durable by then, or worthless.
 	defer r.opened.Close()
-	if r.file, err = directio.NewFile(r.opened.Main); err != nil {
+	if r.file, err = directio.NewFile(r.opened.Main, r.o.Calls); err != nil {
 		return err
 	}
 	if r.device, err = directio.IsDevice(r.file.File); err == nil {

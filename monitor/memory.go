@@ -136,7 +136,7 @@ func (p *piece) open() (guestmem.Memory, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	return guestmem.OpenFile(os.NewFile(uintptr(fd), p.file.Name()), p.offset, p.size)
+	return guestmem.OpenFile(os.NewFile(uintptr(fd), p.file.Name()), p.offset, p.size, nil)
 }
 
 // same reports whether v has all of the memory and no other.

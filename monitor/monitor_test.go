@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/ramjet-vm/ramjet/directio"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/internal/testkit"
 	"github.com/ramjet-vm/ramjet/migration"
 	"github.com/ramjet-vm/ramjet/qmp"
@@ -247,19 +247,18 @@ func TestShortWrites(t *testing.T) {
 	b.do(t, "migrate-set-capabilities", mappedCaps)
 	b.pass(t, path, os.O_WRONLY|os.O_CREATE)
 	broken := false
-	undo := directio.Inject(func(c *directio.Calls) {
-		write := c.Pwrite
-		c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-			if broken && off >= 1<<20 {
-				return 0, unix.EIO
-			}
-			if len(p) > 8192 {
-				p = p[:8192]
-			}
-			return write(fd, p, off)
+	c := sys.Kernel()
+	write := c.Pwrite
+	c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+		if broken && off >= 1<<20 {
+			return 0, unix.EIO
 		}
-	})
-	defer undo()
+		if len(p) > 8192 {
+			p = p[:8192]
+		}
+		return write(fd, p, off)
+	}
+	b.out.Calls = c
 	b.do(t, "migrate", toSet)
 	if i := b.ended(t); i.Status != migration.StatusCompleted {
 		t.Fatalf("%+v", i)

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -29,6 +30,7 @@ type Launch struct {
 	// Socket is the path at which the VM's own QMP monitor is to listen; empty: the one that Args name.
 	Socket string
 	Files  []*os.File // inherited as descriptors FirstFile, FirstFile+1, ...
+	Calls  *sys.Calls // by which monitor and memory are reached; nil: the kernel's
 	Detach bool       // in a session of its own, with no terminal, outliving us
 }
 
@@ -177,7 +179,7 @@ func (l *Launch) connect(ctx context.Context, conn *net.UnixConn, in *Incoming) 
 		}
 	}()
 	go l.watchStart(ctx, in.PID, cancel)
-	m, err := qmp.Dialer{GreetingTimeout: startTimeout}.NewClient(ctx, conn)
+	m, err := qmp.Dialer{GreetingTimeout: startTimeout, Calls: l.Calls}.NewClient(ctx, conn)
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
 		err = context.Cause(ctx)
 	}

@@ -104,7 +104,7 @@ func parseRAMBlock(line string) (b RAMBlock, err error) {
 
 // OpenMemory gives access to a block's memory in the VM's process.
 func (vm *VM) OpenMemory(b RAMBlock, access guestmem.Access) (guestmem.Memory, error) {
-	m, err := guestmem.Open(vm.PID, b.Addr, b.Used, access)
+	m, err := guestmem.Open(vm.PID, b.Addr, b.Used, access, vm.Calls)
 	if errors.Is(err, guestmem.ErrNotMapped) {
 		return nil, fmt.Errorf("process %d does not hold the VM's memory (block %s): somebody else opened the socket %s for QEMU; name QEMU's process with --pid", vm.PID, b.Name, vm.Socket)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/qemu/cmdline"
 	"github.com/ramjet-vm/ramjet/qmp"
 )
@@ -30,6 +31,7 @@ type VM struct {
 	MachineType string // versioned, as in the stream: pc-q35-10.0
 	Blocks      []RAMBlock
 	CommandLine CommandLine
+	Calls       *sys.Calls // by which its memory is reached; nil: the kernel's
 
 	cmdline *os.File // /proc/PID/cmdline
 	gone    bool     // when this was closed
@@ -37,7 +39,7 @@ type VM struct {
 
 // Attach connects to a VM's monitor and finds out what the VM is. An empty socket is looked up on the command line of
 // the process pid; without a pid (0) the process is the peer of the socket.
-func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
+func Attach(ctx context.Context, socket string, pid int, calls *sys.Calls) (*VM, error) {
 	if socket == "" {
 		cl, err := readCommandLine(pid)
 		if err != nil {
@@ -49,11 +51,15 @@ func Attach(ctx context.Context, socket string, pid int) (*VM, error) {
 		}
 		socket = socketOf(pid, socket)
 	}
-	monitor, err := qmp.Dial(ctx, socket)
+	monitor, err := qmp.Dialer{Calls: calls}.Dial(ctx, socket)
 	if err != nil {
 		return nil, explainBusy(err)
 	}
-	return AttachMonitor(ctx, monitor, socket, pid)
+	vm, err := AttachMonitor(ctx, monitor, socket, pid)
+	if err == nil {
+		vm.Calls = calls
+	}
+	return vm, err
 }
 
 // AttachMonitor is Attach with a connection to the monitor, which belongs to the VM from then on.

@@ -10,6 +10,8 @@ import (
 	"net"
 	"os"
 	"sync"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // MaxMessage is the longest message, in bytes, that a client takes from a monitor:
@@ -63,9 +65,9 @@ type command struct {
 	ID        uint64          `json:"id"`
 }
 
-func newClient(conn *net.UnixConn) *Client {
+func newClient(conn *net.UnixConn, calls *sys.Calls) *Client {
 	return &Client{
-		conn:   clientConn{conn, calls},
+		conn:   clientConn{conn, sys.Of(calls)},
 		sendq:  make(chan *call),
 		done:   make(chan struct{}),
 		fdTurn: make(chan struct{}, 1),

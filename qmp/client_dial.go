@@ -10,6 +10,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // GreetingTimeout is how long Dial and NewClient wait for a monitor's greeting
@@ -60,6 +62,7 @@ type Dialer struct {
 	// anything that the monitor said after it is handed out. It must return
 	// soon and must not call the client.
 	Events func(Event)
+	Calls  *sys.Calls // nil: the kernel's
 }
 
 // Dial connects to the monitor that listens at path and negotiates, without
@@ -123,7 +126,7 @@ func (d Dialer) negotiate(ctx context.Context, conn *net.UnixConn, path string) 
 	if wait == 0 {
 		wait = GreetingTimeout
 	}
-	c := newClient(conn)
+	c := newClient(conn, d.Calls)
 	c.onEvent = d.Events
 	greeted := make(chan error, 1)
 	r := newMessageReader(c.conn)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/test/allocs"
 )
 
@@ -50,7 +51,7 @@ func FuzzServer(f *testing.F) {
 				if n%3 == 0 {
 					fds = []int{int(file.Fd()), int(file.Fd())}[:1+n%2]
 				}
-				if (clientConn{conns[0], calls}).send(input[:k], fds) != nil {
+				if (clientConn{conns[0], sys.Of(nil)}).send(input[:k], fds) != nil {
 					return
 				}
 				input = input[k:]

@@ -9,41 +9,17 @@ import (
 	"os"
 	"unsafe"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
 )
 
-// Calls are the ways in which a client's bytes and descriptors come and go, as a seam: a test replaces some of them
-// to fail, to shorten or to delay.
-type Calls struct {
-	Read    func(conn *net.UnixConn, p []byte) (int, error)
-	Write   func(conn *net.UnixConn, p []byte) (int, error)
-	SendFDs func(conn *net.UnixConn, p []byte, rights []byte) (int, error) // may take less than all of p
-}
-
-var calls = Calls{
-	Read:  (*net.UnixConn).Read,
-	Write: (*net.UnixConn).Write,
-	SendFDs: func(conn *net.UnixConn, p []byte, rights []byte) (int, error) {
-		n, _, err := conn.WriteMsgUnix(p, rights, nil)
-		return n, err
-	},
-}
-
-// Inject puts a test's calls in place of the usual ones for the clients that are made until undo; change gets the present
-// ones to wrap.
-func Inject(change func(*Calls)) (undo func()) {
-	old := calls
-	change(&calls)
-	return func() { calls = old }
-}
-
-// clientConn is a client's connection by the calls of the time when it was made.
+// clientConn is a client's connection, by the calls that its Dialer was given.
 type clientConn struct {
 	*net.UnixConn
-	calls Calls
+	calls *sys.Calls
 }
 
-func (w clientConn) Read(p []byte) (int, error) { return w.calls.Read(w.UnixConn, p) }
+func (w clientConn) Read(p []byte) (int, error) { return w.calls.Receive(w.UnixConn, p) }
 
 // send writes b, with fds on its first byte.
 func (w clientConn) send(b []byte, fds []int) error {
@@ -57,7 +33,7 @@ func (w clientConn) send(b []byte, fds []int) error {
 	if len(b) == 0 {
 		return nil
 	}
-	_, err := w.calls.Write(w.UnixConn, b)
+	_, err := w.calls.Send(w.UnixConn, b)
 	return err
 }
 

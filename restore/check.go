@@ -47,7 +47,7 @@ func checkFile(ctx context.Context, o Options, f *image.File, pages bool) (err e
 		err = f.VerifyStream()
 	case pages:
 		// Through the page cache: the guest is going to want the pages.
-		_, err = image.VerifyOpened(ctx, f, image.VerifyOptions{Image: f.Path, Channels: o.Channels, Direct: directio.Off, Progress: o.Progress})
+		_, err = image.VerifyOpened(ctx, f, image.VerifyOptions{Calls: o.Calls, Image: f.Path, Channels: o.Channels, Direct: directio.Off, Progress: o.Progress})
 		return err
 	default:
 		err = f.VerifyState()
@@ -65,7 +65,7 @@ func (v *VM) Scrub(ctx context.Context) (*image.VerifyResult, error) {
 		return nil, errors.New("the VM was not restored to be scrubbed")
 	}
 	defer v.image.Close()
-	return image.VerifyOpened(ctx, v.image, image.VerifyOptions{Image: v.image.Path, Channels: 1})
+	return image.VerifyOpened(ctx, v.image, image.VerifyOptions{Calls: v.image.Calls, Image: v.image.Path, Channels: 1})
 }
 
 // Scrub checks the image that all clones were started from, as VM.Scrub does. To be called once.

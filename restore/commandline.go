@@ -17,7 +17,7 @@ import (
 // settleCommandLine makes the command line of the new VM: from the words after "--", or else from what the image recorded.
 func settleCommandLine(o Options, img *image.Image) (l qemu.Launch, err error) {
 	wrapper, program, words := cmdline.SplitCommand(o.Command)
-	l.Wrapper, l.Detach = o.numbered(wrapper), o.Detach
+	l.Wrapper, l.Detach, l.Calls = o.numbered(wrapper), o.Detach, o.Calls
 	if o.Socket != "" {
 		if l.Socket, err = filepath.Abs(o.Socket); err != nil {
 			return l, err

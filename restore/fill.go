@@ -88,11 +88,11 @@ func (f *filling) readFrom(img *image.File) error {
 	if img.Seal != nil {
 		l.Check = check.Check
 	}
-	io, err := directio.Choose(f.o.Direct, l.Image, os.O_RDONLY)
+	io, err := directio.Chooser{Mode: f.o.Direct, Calls: f.o.Calls}.Choose(l.Image, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	l.Params = transfer.Params{Channels: f.o.Channels, Direct: io.Direct, Cached: io.Cached}
+	l.Params = transfer.Params{Calls: f.o.Calls, Channels: f.o.Channels, Direct: io.Direct, Cached: io.Cached}
 	f.io = io
 	if err := l.Run(f.ctx); err != nil {
 		return fmt.Errorf("%s: %w", img.Path, err)

@@ -53,7 +53,7 @@ func saysWhatIsWrongFirst(t *testing.T, mode Mode) {
 // opened opens an image for the rest of a test.
 func opened(t testing.TB, path string) *image.File {
 	t.Helper()
-	img, err := image.OpenFile(path)
+	img, err := image.OpenFile(path, nil)
 	testkit.Check(t, err)
 	t.Cleanup(func() { img.Close() })
 	return img

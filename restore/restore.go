@@ -19,6 +19,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/qemu"
 )
 
@@ -48,6 +49,7 @@ type Options struct {
 	Prefetch Prefetch  // Instant: bring pages in behind the guest; PrefetchOn if empty
 	Began    time.Time // when the user began to wait; now if zero
 
+	Calls    *sys.Calls // the system calls; nil: the kernel's
 	Progress *image.Progress
 	Log      func(string)
 	Warn     func(string) // optional: what the user should know before the guest runs
@@ -124,7 +126,7 @@ func Restore(ctx context.Context, o Options) (*VM, error) {
 // open opens the image and its base, settles the command line and decides where each block's memory comes from.
 func open(o Options) (_ *restore, err error) {
 	r := &restore{o: o.withDefaults()}
-	if r.image, err = image.Open(o.Image, o.Base); err != nil {
+	if r.image, err = image.Open(o.Image, o.Base, o.Calls); err != nil {
 		return nil, err
 	}
 	defer func() {

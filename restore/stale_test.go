@@ -17,7 +17,7 @@ import (
 // TestInstantRestoreRepairsHoles (issue 15, point 9): what is mapped from such an image is made zero by the state stream.
 func TestInstantRestoreRepairsHoles(t *testing.T) {
 	path, want := staleImage(t)
-	image, err := image.Open(path, "")
+	image, err := image.Open(path, "", nil)
 	testkit.Check(t, err)
 	defer image.Close()
 	said := ""

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -33,7 +34,7 @@ type base struct {
 }
 
 // openBase opens the image at path, or its base if it is a diff itself, as the base of the diff that target will be; nil for no path.
-func openBase(path, target string, log func(string, ...any)) (_ *base, err error) {
+func openBase(path, target string, calls *sys.Calls, log func(string, ...any)) (_ *base, err error) {
 	if path == "" {
 		return nil, nil
 	}
@@ -43,7 +44,7 @@ func openBase(path, target string, log func(string, ...any)) (_ *base, err error
 			b.close()
 		}
 	}()
-	if b.file, err = image.OpenFile(path); err != nil {
+	if b.file, err = image.OpenFile(path, calls); err != nil {
 		return nil, err
 	}
 	if b.file.Seal == nil {

@@ -55,7 +55,7 @@ func (q *byQEMU) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	q.passed = true
-	if q.scratch, err = image.Scratch(filepath.Dir(q.j.o.Image)); err != nil {
+	if q.scratch, err = image.Scratch(filepath.Dir(q.j.o.Image), q.j.o.Calls); err != nil {
 		return err
 	}
 	q.plugged = pluggedMemory(ctx, q.j.vm, q.j.log)
@@ -219,7 +219,7 @@ func (q *byQEMU) complete(ctx context.Context, m *seal.Metadata) (_ *copied, err
 	if err := putRunState(q.j.target.File, written, q.j.pause.ImageState()); err != nil {
 		return nil, err
 	}
-	params := transfer.Params{Channels: q.j.o.Channels, Direct: q.j.io.Direct}
+	params := transfer.Params{Calls: q.j.o.Calls, Channels: q.j.o.Channels, Direct: q.j.io.Direct}
 	stored, sums, err := image.SumImage(ctx, written, q.j.target, params, q.takeScratch, q.j.o.Progress)
 	if err != nil {
 		return nil, err

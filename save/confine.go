@@ -11,6 +11,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/guestmem"
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/sandbox"
 )
 
@@ -52,7 +53,7 @@ func (c *confiner) calls() sandbox.Group {
 		NamesWithCondtions: []seccomp.NameWithConditions{
 			sandbox.With("process_vm_readv", 0, seccomp.Equal, uint64(c.pid)), // nobody else's memory
 			sandbox.With("prlimit64", 2, seccomp.Equal, 0),                    // only look
-			sandbox.With("ioctl", 1, seccomp.Equal, uint64(guestmem.PagemapScan)),
+			sandbox.With("ioctl", 1, seccomp.Equal, uint64(sys.PagemapScan)),
 			sandbox.With("ioctl", 1, seccomp.Equal, unix.TCGETS), // the progress bar's terminal
 			sandbox.With("ioctl", 1, seccomp.Equal, unix.TIOCGWINSZ),
 		},

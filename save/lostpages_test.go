@@ -26,7 +26,7 @@ func TestLostPages(t *testing.T) {
 			return i.Page(block, page)
 		}
 		img := opened(t, hole.Write(t))
-		stored, sums, err := image.SumImage(context.Background(), img.Image, directio.Path(img.Path), transfer.Params{}, image.Beside(img.Path), nil)
+		stored, sums, err := image.SumImage(context.Background(), img.Image, directio.Path(img.Path), transfer.Params{}, image.Beside(img.Path, nil), nil)
 		testkit.Check(t, err)
 		defer sums.Close()
 		err = lostPages(img.Image, stored, sums)
@@ -39,7 +39,7 @@ func TestLostPages(t *testing.T) {
 // opened opens an image for the rest of a test.
 func opened(t testing.TB, path string) *image.File {
 	t.Helper()
-	img, err := image.OpenFile(path)
+	img, err := image.OpenFile(path, nil)
 	testkit.Check(t, err)
 	t.Cleanup(func() { img.Close() })
 	return img

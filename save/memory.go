@@ -72,7 +72,7 @@ func Memory(ctx context.Context, o MemoryOptions) (*MemoryResult, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, err := guestmem.OpenFile(f, b.Offset, b.Length)
+		m, err := guestmem.OpenFile(f, b.Offset, b.Length, nil)
 		if err != nil {
 			return nil, fmt.Errorf("block %s: %w", b.Name, err)
 		}

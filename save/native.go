@@ -104,7 +104,7 @@ func (n *native) open(ctx context.Context, blocks []qemu.RAMBlock) (err error) {
 	if err != nil {
 		return err
 	}
-	params := transfer.Params{Channels: n.j.o.Channels, Direct: n.j.io.Direct, MaxBandwidth: n.j.o.MaxBandwidth}
+	params := transfer.Params{Calls: n.j.o.Calls, Channels: n.j.o.Channels, Direct: n.j.io.Direct, MaxBandwidth: n.j.o.MaxBandwidth}
 	if n.pages, err = newPages(n.j.target, filepath.Dir(n.j.o.Image), n.layout, n.memory, params); err != nil {
 		return err
 	}
@@ -131,12 +131,12 @@ func newPages(t *image.Target, dir string, l *mappedram.Layout, memory []guestme
 	if err != nil {
 		return nil, err
 	}
-	sums, err := image.Scratch(dir)
+	sums, err := image.Scratch(dir, p.Calls)
 	if err != nil {
 		return nil, err
 	}
 	p.Small = 64 << 10
-	s := &transfer.Save{Layout: l, Memory: memory, Image: t, Params: p, Sums: transfer.NewSums(sums, l.Blocks)}
+	s := &transfer.Save{Layout: l, Memory: memory, Image: t, Params: p, Sums: transfer.NewSums(sums, l.Blocks, p.Calls)}
 	if err := s.Reserve(t.File); err != nil {
 		return nil, errors.Join(err, s.Sums.Close())
 	}

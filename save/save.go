@@ -18,6 +18,7 @@ import (
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/internal/attendant"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/qemu"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/transfer"
@@ -64,6 +65,7 @@ type Options struct {
 	Confine bool
 	Began   time.Time // when the user began to wait; now if zero
 
+	Calls    *sys.Calls      // the system calls; nil: the kernel's
 	Progress *image.Progress // optional
 	Log      func(s string)  // optional: gets what is decided, for people
 }
@@ -129,11 +131,11 @@ func (j *job) prepare(ctx context.Context) (err error) {
 	if j.o.Image, err = filepath.Abs(j.o.Image); err != nil {
 		return err
 	}
-	if j.base, err = openBase(j.o.Base, j.o.Image, j.log); err != nil {
+	if j.base, err = openBase(j.o.Base, j.o.Image, j.o.Calls, j.log); err != nil {
 		return err
 	}
 	j.o.Progress.SetPhase("attaching")
-	if j.target, err = image.NewTarget(j.o.Image, j.o.Force); err != nil {
+	if j.target, err = image.NewTarget(j.o.Image, j.o.Force, j.o.Calls); err != nil {
 		return err
 	}
 	if j.o.Confine {
@@ -141,7 +143,7 @@ func (j *job) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if j.vm, err = qemu.Attach(ctx, j.o.Socket, j.o.PID); err != nil {
+	if j.vm, err = qemu.Attach(ctx, j.o.Socket, j.o.PID, j.o.Calls); err != nil {
 		return err
 	}
 	j.pause = qemu.NewPause(j.vm)
@@ -178,7 +180,7 @@ func (j *job) prepare(ctx context.Context) (err error) {
 
 // chooseIO decides how pages reach the image; there may be as many as the VM has memory.
 func (j *job) chooseIO() (err error) {
-	c := directio.Chooser{Mode: j.o.Direct}
+	c := directio.Chooser{Mode: j.o.Direct, Calls: j.o.Calls}
 	for _, b := range j.vm.Blocks {
 		c.Bytes += b.Used
 	}

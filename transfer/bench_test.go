@@ -78,7 +78,7 @@ func benchPlain(b *testing.B, dir string, n int64) {
 	b.SetBytes(n)
 	for b.Loop() {
 		f := unnamed(b, dir)
-		d, err := directio.Open(directio.Reopen{File: f}, os.O_WRONLY|unix.O_DIRECT)
+		d, err := directio.Open(directio.Reopen{File: f}, os.O_WRONLY|unix.O_DIRECT, nil)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func benchSave(b *testing.B, dir string, mem *os.File, size int64, channels int,
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err := guestmem.OpenFile(dup, 0, size)
+	m, err := guestmem.OpenFile(dup, 0, size, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func benchSave(b *testing.B, dir string, mem *os.File, size int64, channels int,
 	f.Truncate(layout.RAMEnd)
 	s := &Save{Layout: layout, Memory: []guestmem.Memory{m}, Image: directio.Reopen{File: f}, Params: Params{Channels: channels, Direct: true}}
 	if sums {
-		s.Sums = NewSums(unnamed(b, dir), layout.Blocks)
+		s.Sums = NewSums(unnamed(b, dir), layout.Blocks, nil)
 		defer s.Sums.Close()
 	}
 	if err := s.Run(context.Background()); err != nil {

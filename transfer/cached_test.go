@@ -26,7 +26,7 @@ func TestLoadCached(t *testing.T) {
 	if err := os.WriteFile(path, want, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if io, err := directio.Choose(directio.Auto, directio.Path(path), os.O_RDONLY); err != nil || !io.Direct {
+	if io, err := (directio.Chooser{}).Choose(directio.Path(path), os.O_RDONLY); err != nil || !io.Direct {
 		t.Skipf("no direct I/O here: %v %v", io.Why, err)
 	}
 	f, err := os.Open(path)

@@ -51,7 +51,7 @@ func newMemory(size int64) guestmem.Memory {
 	must(err)
 	f := os.NewFile(uintptr(fd), "memory")
 	must(f.Truncate(size))
-	m, err := guestmem.OpenFile(f, 0, size)
+	m, err := guestmem.OpenFile(f, 0, size, nil)
 	must(err)
 	return m
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -48,17 +49,16 @@ func limitedWrites(t *testing.T, limit, size int64) (writes []written) {
 	t.Helper()
 	var mu sync.Mutex
 	var first time.Time
-	defer directio.Inject(func(c *directio.Calls) {
-		c.Pwrite = func(_ int, p []byte, _ int64) (int, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if first.IsZero() {
-				first = time.Now()
-			}
-			writes = append(writes, written{time.Since(first), len(p)})
-			return len(p), nil
+	c := sys.Kernel()
+	c.Pwrite = func(_ int, p []byte, _ int64) (int, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if first.IsZero() {
+			first = time.Now()
 		}
-	})()
+		writes = append(writes, written{time.Since(first), len(p)})
+		return len(p), nil
+	}
 	layout, err := mappedram.NewLayout(0, vmstate.Config{MachineType: "pc", Capabilities: []string{"mapped-ram"}}, []mappedram.Block{{Name: "ram", Length: size}})
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func limitedWrites(t *testing.T, limit, size int64) (writes []written) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	s := &Save{Layout: layout, Memory: []guestmem.Memory{ones(size)}, Image: directio.Reopen{File: f}, Params: Params{MaxBandwidth: limit}}
+	s := &Save{Layout: layout, Memory: []guestmem.Memory{ones(size)}, Image: directio.Reopen{File: f}, Params: Params{MaxBandwidth: limit, Calls: c}}
 	if err := s.Run(context.Background()); err != nil {
 		t.Fatal(err)
 	}

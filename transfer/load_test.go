@@ -18,6 +18,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // blank is memory to load into, a memfd that may hold something from before, and the memfd.
@@ -45,7 +46,7 @@ func blank(t *testing.T, size int64, rubbish bool) (guestmem.Memory, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := guestmem.OpenFile(open, 0, size)
+	m, err := guestmem.OpenFile(open, 0, size, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +77,7 @@ func someRAM(t *testing.T, seed uint64) ([]*guestRAM, *saved) {
 		g.work(r, 80)
 		ram = append(ram, g)
 	}
-	return ram, saveRAM(t, ram, nil, nil, 1, nil)
+	return ram, saveRAM(t, ram, nil, nil, 1, nil, nil)
 }
 
 // TestRoundTrip saves memory and loads it again, over any number of channels, direct and not, into memory that is
@@ -88,7 +89,7 @@ func TestRoundTrip(t *testing.T) {
 				ram, s := someRAM(t, uint64(n))
 				l, files := loadOf(t, s, rubbish)
 				if params.Direct {
-					if io, err := directio.Choose(directio.Auto, l.Image, os.O_RDONLY); err != nil || !io.Direct {
+					if io, err := (directio.Chooser{}).Choose(l.Image, os.O_RDONLY); err != nil || !io.Direct {
 						t.Skipf("no direct I/O here: %v %v", io.Why, err)
 					}
 				}
@@ -179,11 +180,11 @@ func TestLoadFails(t *testing.T) {
 	if err := run(func(l *Load) { l.Image = directio.Path("/nonexistent") }); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no image: %v", err)
 	}
-	undo := directio.Inject(func(c *directio.Calls) { c.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO } })
-	if err := run(func(*Load) {}); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "block ram") {
+	broken := sys.Kernel()
+	broken.Pread = func(int, []byte, int64) (int, error) { return -1, unix.EIO }
+	if err := run(func(l *Load) { l.Params.Calls = broken }); !errors.Is(err, unix.EIO) || !strings.Contains(err.Error(), "block ram") {
 		t.Errorf("a disk that fails: %v", err)
 	}
-	undo()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("no more")
 	l, _ := loadOf(t, s, false)
@@ -202,8 +203,9 @@ func TestLoadFails(t *testing.T) {
 // TestSaveFails: a full disk, no disk, an end from outside. It ends soon, and says which block it was.
 func TestSaveFails(t *testing.T) {
 	ram, s := someRAM(t, 7)
+	c := sys.Kernel()
 	save := func(ctx context.Context) error {
-		e := &Save{Layout: s.layout, Image: directio.Reopen{File: s.file}, Params: Params{MaxBandwidth: 1 << 40}}
+		e := &Save{Layout: s.layout, Image: directio.Reopen{File: s.file}, Params: Params{MaxBandwidth: 1 << 40, Calls: c}}
 		for _, g := range ram {
 			e.Memory = append(e.Memory, g.Memory)
 		}
@@ -212,18 +214,14 @@ func TestSaveFails(t *testing.T) {
 	if err := save(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	undo := directio.Inject(func(c *directio.Calls) { c.Pwrite = func(int, []byte, int64) (int, error) { return -1, unix.ENOSPC } })
+	pwrite := c.Pwrite
+	c.Pwrite = func(int, []byte, int64) (int, error) { return -1, unix.ENOSPC }
 	if err := save(context.Background()); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "block ram") {
 		t.Errorf("a full disk: %v", err)
 	}
-	undo()
 	why := errors.New("no more")
 	ctx, cancel := context.WithCancelCause(context.Background())
-	undo = directio.Inject(func(c *directio.Calls) {
-		pwrite := c.Pwrite
-		c.Pwrite = func(fd int, p []byte, off int64) (int, error) { cancel(why); return pwrite(fd, p, off) }
-	})
-	defer undo()
+	c.Pwrite = func(fd int, p []byte, off int64) (int, error) { cancel(why); return pwrite(fd, p, off) }
 	if err := save(ctx); !errors.Is(err, why) {
 		t.Errorf("ended from outside: %v", err)
 	}

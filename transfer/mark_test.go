@@ -38,7 +38,7 @@ func TestLiveNotSteered(t *testing.T) {
 	}
 	work()
 	ram := []*guestRAM{g}
-	saveRAM(t, ram, nil, nil, 3, work).check(t, ram, nil, nil)
+	saveRAM(t, ram, nil, nil, 3, work, nil).check(t, ram, nil, nil)
 }
 
 // TestMark: each bit of a page and each key makes another mark, and equal pages have equal ones.

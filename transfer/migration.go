@@ -26,6 +26,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // stretch is the unit of work, in bytes, and the largest write: 512 pages. Eight words of a bitmap and 4 KiB
@@ -64,6 +65,8 @@ type Params struct {
 	// Cached has a Load with Direct read through the page cache what is in it: a copy from memory is
 	// faster than any disk, and a direct read of a dirty page has to wait until it is written.
 	Cached bool
+
+	Calls *sys.Calls // nil: the kernel's
 }
 
 func (p Params) channels() int {
@@ -170,11 +173,11 @@ func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error)
 	if p.Direct {
 		direct |= unix.O_DIRECT
 	}
-	if c.file, err = directio.Open(o, direct); err != nil {
+	if c.file, err = directio.Open(o, direct, p.Calls); err != nil {
 		return nil, err
 	}
 	if p.Direct && (flags == os.O_WRONLY && p.Small > 0 || flags == os.O_RDONLY && p.Cached) {
-		c.buffered, err = directio.Open(o, flags)
+		c.buffered, err = directio.Open(o, flags, p.Calls)
 	}
 	if err != nil {
 		return nil, errors.Join(err, c.close())

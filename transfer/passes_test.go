@@ -16,6 +16,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 	"github.com/ramjet-vm/ramjet/vmstate"
@@ -62,7 +63,7 @@ func mapRAM(t *testing.T, kind string, size int, image *os.File, offset int64) *
 			unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(first*page), int64(n*page))
 		}
 	}
-	g.Memory, err = guestmem.Open(os.Getpid(), uint64(uintptr(unsafe.Pointer(&b[0]))), int64(size), guestmem.Read)
+	g.Memory, err = guestmem.Open(os.Getpid(), uint64(uintptr(unsafe.Pointer(&b[0]))), int64(size), guestmem.Read, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +104,11 @@ type saved struct {
 }
 
 // save runs passes over memory, with work between them, and the last one when all is quiet.
-func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes int, work func()) *saved {
+func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes int, work func(), calls *sys.Calls) *saved {
 	t.Helper()
 	s := &saved{}
 	var blocks []mappedram.Block
-	e := &Save{Params: Params{Channels: 3}, Live: passes > 1}
+	e := &Save{Params: Params{Channels: 3, Calls: calls}, Live: passes > 1}
 	for i, g := range ram {
 		blocks = append(blocks, mappedram.Block{Name: fmt.Sprint("ram", i), Length: g.Size()})
 		e.Memory = append(e.Memory, g.Memory)
@@ -134,7 +135,7 @@ func saveRAM(t *testing.T, ram []*guestRAM, base *saved, exact []bool, passes in
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Layout, e.Image, e.Sums = s.layout, directio.Reopen{File: s.file}, NewSums(scratch, s.layout.Blocks)
+	e.Layout, e.Image, e.Sums = s.layout, directio.Reopen{File: s.file}, NewSums(scratch, s.layout.Blocks, calls)
 	defer e.Sums.Close()
 	for i := range passes {
 		live := i < passes-1
@@ -219,7 +220,7 @@ func TestPasses(t *testing.T) {
 					g.work(r, 60)
 					first = append(first, g)
 				}
-				base := saveRAM(t, first, nil, nil, 1, nil)
+				base := saveRAM(t, first, nil, nil, 1, nil, nil)
 				base.check(t, first, nil, nil)
 
 				ram, exact := first, make([]bool, len(first))
@@ -240,9 +241,9 @@ func TestPasses(t *testing.T) {
 				}
 				for _, passes := range []int{1, 2, 4} {
 					work()
-					whole := saveRAM(t, ram, nil, nil, passes, work)
+					whole := saveRAM(t, ram, nil, nil, passes, work, nil)
 					whole.check(t, ram, nil, nil)
-					diff := saveRAM(t, ram, base, exact, passes, work)
+					diff := saveRAM(t, ram, base, exact, passes, work, nil)
 					diff.check(t, ram, base, exact)
 				}
 			})
@@ -257,15 +258,13 @@ func TestLiveWritesWhatItSummed(t *testing.T) {
 	for i := range g.bytes {
 		g.bytes[i] = byte(i)
 	}
-	undo := directio.Inject(func(c *directio.Calls) {
-		pwrite := c.Pwrite
-		c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
-			g.bytes[7] ^= 0xff
-			defer func() { g.bytes[7] ^= 0xff }()
-			return pwrite(fd, p, off)
-		}
-	})
-	defer undo()
+	c := sys.Kernel()
+	pwrite := c.Pwrite
+	c.Pwrite = func(fd int, p []byte, off int64) (int, error) {
+		g.bytes[7] ^= 0xff
+		defer func() { g.bytes[7] ^= 0xff }()
+		return pwrite(fd, p, off)
+	}
 	ram := []*guestRAM{g}
-	saveRAM(t, ram, nil, nil, 2, func() {}).check(t, ram, nil, nil)
+	saveRAM(t, ram, nil, nil, 2, func() {}, c).check(t, ram, nil, nil)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/vmstate"
 )
@@ -39,11 +40,11 @@ func reserving(t *testing.T) (*Save, *directio.File, *guestRAM) {
 	if err := f.Truncate(layout.RAMEnd); err != nil {
 		t.Fatal(err)
 	}
-	d, err := directio.NewFile(f)
+	d, err := directio.NewFile(f, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	io, err := directio.Choose(directio.Auto, directio.Path(f.Name()), os.O_WRONLY)
+	io, err := (directio.Chooser{}).Choose(directio.Path(f.Name()), os.O_WRONLY)
 	if err != nil || !io.Direct || !d.WantsRoom() {
 		t.Skipf("the file system of the temporary directory is not one where room is reserved (%v, %v)", io.Why, err)
 	}
@@ -103,19 +104,19 @@ func TestReserve(t *testing.T) {
 func TestReserveWithoutRoom(t *testing.T) {
 	s, f, g := reserving(t)
 	n := 0
-	undo := directio.Inject(func(c *directio.Calls) {
-		real := c.Fallocate
-		c.Fallocate = func(fd int, mode uint32, off, length int64) error {
-			if mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
-				if n++; n == 2 {
-					return unix.ENOSPC
-				}
+	c := sys.Kernel()
+	real := c.Fallocate
+	c.Fallocate = func(fd int, mode uint32, off, length int64) error {
+		if mode&unix.FALLOC_FL_PUNCH_HOLE == 0 {
+			if n++; n == 2 {
+				return unix.ENOSPC
 			}
-			return real(fd, mode, off, length)
 		}
-	})
+		return real(fd, mode, off, length)
+	}
+	f.Calls = c
 	err := s.Reserve(f)
-	undo()
+	f.Calls = nil
 	if err != nil || n != 2 {
 		t.Fatalf("%v after %d ranges", err, n)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/directio"
 	"github.com/ramjet-vm/ramjet/guestmem"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/seal"
 )
@@ -24,8 +25,8 @@ type Sums struct {
 }
 
 // NewSums makes room in scratch, which it takes over, for the pages of blocks.
-func NewSums(scratch *os.File, blocks []mappedram.Block) *Sums {
-	s := &Sums{f: &directio.File{File: scratch}}
+func NewSums(scratch *os.File, blocks []mappedram.Block, calls *sys.Calls) *Sums {
+	s := &Sums{f: &directio.File{File: scratch, Calls: calls}}
 	var pages int64
 	for _, b := range blocks {
 		s.starts = append(s.starts, pages)

@@ -181,7 +181,7 @@ func ownImage(path string) error {
 			return err
 		}
 	}
-	m, err := guestmem.OpenFile(f, 0, size)
+	m, err := guestmem.OpenFile(f, 0, size, nil)
 	if err != nil {
 		return err
 	}

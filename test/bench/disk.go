@@ -32,7 +32,7 @@ func (b *bench) diskLoop(size int64, flags int, move func(*directio.File, []byte
 	if err != nil {
 		return s, err
 	}
-	d, err := directio.NewFile(f)
+	d, err := directio.NewFile(f, nil)
 	if err != nil {
 		return s, err
 	}

@@ -89,7 +89,7 @@ func (d *demo) saveOwn(ctx context.Context, mem *os.File) (image *os.File, err e
 	if err != nil {
 		return nil, err
 	}
-	m, err := guestmem.OpenFile(f, 0, memory<<20)
+	m, err := guestmem.OpenFile(f, 0, memory<<20, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func (d *demo) saveOwn(ctx context.Context, mem *os.File) (image *os.File, err e
 	if image, err = os.OpenFile(d.image, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
 		return nil, err
 	}
-	io, err := directio.Choose(directio.Auto, directio.Path(d.image), os.O_WRONLY)
+	io, err := directio.Chooser{}.Choose(directio.Path(d.image), os.O_WRONLY)
 	if err != nil {
 		return image, err
 	}
@@ -167,12 +167,12 @@ func (d *demo) loadOwn(ctx context.Context, image *os.File) error {
 	if err != nil {
 		return err
 	}
-	to, err := guestmem.OpenFile(f, 0, memory<<20)
+	to, err := guestmem.OpenFile(f, 0, memory<<20, nil)
 	if err != nil {
 		return err
 	}
 	defer to.Close()
-	io, err := directio.Choose(directio.Auto, directio.Path(d.image), os.O_RDONLY)
+	io, err := directio.Chooser{}.Choose(directio.Path(d.image), os.O_RDONLY)
 	if err != nil {
 		return err
 	}

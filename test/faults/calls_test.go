@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/save"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -118,18 +119,18 @@ func newPlace(t *testing.T, m *machine, old bool) *place {
 	dir := t.TempDir()
 	p := &place{dir: dir, image: filepath.Join(dir, "image")}
 	if old {
-		r, err := m.save(p)(t.Context())
+		r, err := m.save(p)(t.Context(), nil)
 		do(t, err)
 		p.old = r.ID
 	}
 	return p
 }
 
-type saving = func(ctx context.Context) (*save.Result, error)
+type saving = func(ctx context.Context, calls *sys.Calls) (*save.Result, error)
 
 func (m *machine) save(p *place) saving {
-	return func(ctx context.Context) (*save.Result, error) {
-		return save.Save(ctx, save.Options{Image: p.image, Socket: m.socket, Force: p.old != "", Channels: 2})
+	return func(ctx context.Context, calls *sys.Calls) (*save.Result, error) {
+		return save.Save(ctx, save.Options{Image: p.image, Socket: m.socket, Force: p.old != "", Channels: 2, Calls: calls})
 	}
 }
 
@@ -142,7 +143,7 @@ type work struct {
 
 // each has the fault befall each call that it can befall, or as many of them, chosen at random.
 func (w *work) each(t *testing.T, f fault, most int) {
-	calls := record(t, func() { _, err := w.save(t.Context()); do(t, err) })
+	calls := record(func(c *sys.Calls) { _, err := w.save(t.Context(), c); do(t, err) })
 	w.p.reset(t)
 	var at []int64
 	for i, k := range calls {
@@ -171,9 +172,7 @@ func (w *work) each(t *testing.T, f fault, most int) {
 
 // once makes one save in which s happens, and says whether it failed.
 func (w *work) once(t *testing.T, s *strike, f fault) (failed bool) {
-	undo := inject(t, s.act)
-	_, err := w.save(t.Context())
-	undo()
+	_, err := w.save(t.Context(), injected(s.act))
 	w.vm.runs()
 	w.p.files(t)
 	isNew := w.p.what(t)
@@ -194,7 +193,7 @@ func (w *work) once(t *testing.T, s *strike, f fault) (failed bool) {
 
 // stuck hangs calls of each kind, the first, the last and some between, and cancels the save.
 func (w *work) stuck(t *testing.T) {
-	calls := record(t, func() { _, err := w.save(t.Context()); do(t, err) })
+	calls := record(func(c *sys.Calls) { _, err := w.save(t.Context(), c); do(t, err) })
 	w.p.reset(t)
 	at := map[kind][]int64{}
 	for i, k := range calls {
@@ -223,13 +222,11 @@ func (w *work) hang(t *testing.T, k kind, at int64) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	stopped := errors.New("the user is tired of it")
-	undo := inject(t, s.act)
 	ended := make(chan error, 1)
-	go func() { _, err := w.save(ctx); ended <- err }()
+	go func() { _, err := w.save(ctx, injected(s.act)); ended <- err }()
 	select {
 	case <-hangs:
 	case err := <-ended: // another order of calls than in the record
-		undo()
 		w.p.reset(t)
 		if err != nil {
 			t.Error(err)
@@ -242,7 +239,6 @@ func (w *work) hang(t *testing.T, k kind, at int64) {
 	}
 	close(release)
 	err := <-ended
-	undo()
 	w.vm.runs()
 	w.p.files(t)
 	if isNew := w.p.what(t); err == nil && !isNew || err != nil && isNew {

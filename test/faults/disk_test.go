@@ -11,9 +11,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
-
-	"github.com/ramjet-vm/ramjet/directio"
 )
 
 // A diary is what was done to the files of one directory, in its order, up to a power cut: as a disk sees it.
@@ -38,13 +37,6 @@ type step struct {
 	to    string
 }
 
-// keep has all further changes noted.
-func (d *diary) keep(t *testing.T) (undo func()) {
-	undo = directio.Inject(func(c *directio.Calls) { d.wrap(c) })
-	t.Cleanup(undo)
-	return undo
-}
-
 // of is the inode behind a descriptor.
 func (d *diary) of(fd int) uint64 {
 	var st unix.Stat_t
@@ -65,7 +57,8 @@ func (d *diary) note(s step, work func() error) error {
 	return err
 }
 
-func (d *diary) wrap(c *directio.Calls) {
+// wrap has the changes that c makes noted.
+func (d *diary) wrap(c *sys.Calls) {
 	old := *c
 	c.Open = func(path string, flags int, mode uint32) (fd int, err error) {
 		if flags&unix.O_CREAT == 0 {

@@ -35,7 +35,7 @@ func onFUSE(t *testing.T, m *machine) {
 	t.Run("works", func(t *testing.T) {
 		p := placeIn(fuseDisk(t, &rules{}))
 		for range 2 { // the second replaces the first
-			r, err := m.save(p)(t.Context())
+			r, err := m.save(p)(t.Context(), nil)
 			do(t, err)
 			p.files(t)
 			if !p.what(t) {
@@ -49,7 +49,7 @@ func onFUSE(t *testing.T, m *machine) {
 		p.files(t)
 	})
 	r := &rules{}
-	_, err := m.save(placeIn(fuseDisk(t, r)))(t.Context())
+	_, err := m.save(placeIn(fuseDisk(t, r)))(t.Context(), nil)
 	do(t, err)
 	// In the seal's footer. The end itself is not at the same place in each image: times are written with as many digits as they have.
 	last := r.written.Load() - 20
@@ -73,13 +73,13 @@ func onFUSE(t *testing.T, m *machine) {
 			for _, old := range []bool{false, true} {
 				if old {
 					r.writeFails, r.fsync, r.rename = 0, 0, 0
-					saved, err := m.save(p)(t.Context())
+					saved, err := m.save(p)(t.Context(), nil)
 					do(t, err)
 					p.old = saved.ID
 					r.written.Store(0)
 				}
 				r.writeFails, r.failAt, r.fsync, r.rename = c.writeFails, c.failAt, c.fsync, c.rename
-				_, err := m.save(p)(t.Context())
+				_, err := m.save(p)(t.Context(), nil)
 				failed(t, m, p, err, c.want)
 			}
 		})
@@ -110,7 +110,7 @@ func fullExt4(t *testing.T, m *machine) {
 	for _, size := range []int64{1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20, 16 << 20} {
 		p := placeIn(ext4Disk(t, size))
 		do(t, os.RemoveAll(filepath.Join(p.dir, "lost+found")))
-		_, err := m.save(p)(t.Context())
+		_, err := m.save(p)(t.Context(), nil)
 		if err == nil {
 			if !p.what(t) {
 				t.Error("there is no image")
@@ -157,7 +157,7 @@ func fileSizeLimit(t *testing.T, m *machine) {
 	for _, limit := range []uint64{1 << 20, 8 << 20, 20 << 20} {
 		p := newPlace(t, m, true)
 		do(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: limit, Max: old.Max}))
-		_, err := m.save(p)(t.Context())
+		_, err := m.save(p)(t.Context(), nil)
 		do(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &old))
 		failed(t, m, p, err, unix.EFBIG)
 	}

@@ -5,16 +5,14 @@ package faults
 import (
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"unsafe"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
-
-	"github.com/ramjet-vm/ramjet/directio"
-	"github.com/ramjet-vm/ramjet/guestmem"
-	"github.com/ramjet-vm/ramjet/qmp"
 )
 
 // kind is which call it is: faults differ in which they can befall.
@@ -44,41 +42,47 @@ const (
 // err what it returns instead of being made.
 type act func(k kind, length int) (cut int, err error)
 
-// inject has every call of directio, guestmem and qmp pass by a.
-func inject(t *testing.T, a act) (undo func()) {
-	d := directio.Inject(func(c *directio.Calls) { wrapDirect(c, a) })
-	g := guestmem.Inject(func(c *guestmem.Calls) { wrapMemory(c, a) })
-	q := qmp.Inject(func(c *qmp.Calls) { wrapMonitor(c, a) })
-	undo = sync.OnceFunc(func() { q(); g(); d() })
-	t.Cleanup(undo)
-	return undo
+// injected is the kernel's calls, each of which passes by a.
+func injected(a act) *sys.Calls {
+	c := sys.Kernel()
+	wrapFiles(c, a)
+	wrapMemory(c, a)
+	wrapMonitor(c, a)
+	return c
 }
 
 // withoutUnnamed has the file system refuse files without names, as NFS and FUSE do.
-func withoutUnnamed(t *testing.T) (undo func()) {
-	undo = directio.Inject(func(c *directio.Calls) {
-		old := c.Open
-		c.Open = func(path string, flags int, mode uint32) (int, error) {
-			if flags&unix.O_TMPFILE == unix.O_TMPFILE {
-				return -1, unix.EOPNOTSUPP
-			}
-			return old(path, flags, mode)
+func withoutUnnamed(c *sys.Calls) {
+	old := c.Open
+	c.Open = func(path string, flags int, mode uint32) (int, error) {
+		if flags&unix.O_TMPFILE == unix.O_TMPFILE {
+			return -1, unix.EOPNOTSUPP
 		}
-	})
-	t.Cleanup(undo)
-	return undo
+		return old(path, flags, mode)
+	}
 }
 
 type transfer = func(int, []byte, int64) (int, error)
 
-func (a act) transfer(k kind, call transfer) transfer {
+// transfer is the call to the file or, where the descriptor is of guest memory, to that.
+func (a act) transfer(toFile, toMemory kind, call transfer) transfer {
 	return func(fd int, p []byte, off int64) (int, error) {
+		k := toFile
+		if ofMemory(fd) {
+			k = toMemory
+		}
 		cut, err := a(k, len(p))
 		if err != nil {
 			return -1, err
 		}
 		return call(fd, p[:len(p)-cut], off)
 	}
+}
+
+// ofMemory reports whether a descriptor is of a guest's memory, or of its page map.
+func ofMemory(fd int) bool {
+	path, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/memfd:memory-backend-memfd")
 }
 
 func (a act) plain(k kind, call func() error) error {
@@ -88,13 +92,13 @@ func (a act) plain(k kind, call func() error) error {
 	return call()
 }
 
-func wrapDirect(c *directio.Calls, a act) {
+func wrapFiles(c *sys.Calls, a act) {
 	old := *c
 	c.Open = func(path string, flags int, mode uint32) (fd int, err error) {
 		err = a.plain(open, func() error { fd, err = old.Open(path, flags, mode); return err })
 		return fd, err
 	}
-	c.Pread, c.Pwrite = a.transfer(pread, old.Pread), a.transfer(pwrite, old.Pwrite)
+	c.Pread, c.Pwrite = a.transfer(pread, memPread, old.Pread), a.transfer(pwrite, memPwrite, old.Pwrite)
 	c.Fallocate = func(fd int, mode uint32, off, n int64) error {
 		return a.plain(fallocate, func() error { return old.Fallocate(fd, mode, off, n) })
 	}
@@ -120,10 +124,9 @@ func (a act) vm(k kind, call vmCall) vmCall {
 	}
 }
 
-func wrapMemory(c *guestmem.Calls, a act) {
+func wrapMemory(c *sys.Calls, a act) {
 	old := *c
 	c.ReadVM, c.WriteVM = a.vm(readVM, old.ReadVM), a.vm(writeVM, old.WriteVM)
-	c.Pread, c.Pwrite = a.transfer(memPread, old.Pread), a.transfer(memPwrite, old.Pwrite)
 	c.Seek = func(fd int, off int64, whence int) (n int64, err error) {
 		err = a.plain(seek, func() error { n, err = old.Seek(fd, off, whence); return err })
 		return n, err
@@ -134,10 +137,10 @@ func wrapMemory(c *guestmem.Calls, a act) {
 	}
 }
 
-func wrapMonitor(c *qmp.Calls, a act) {
+func wrapMonitor(c *sys.Calls, a act) {
 	old := *c
-	c.Read = func(conn *net.UnixConn, p []byte) (int, error) {
-		n, err := old.Read(conn, p)
+	c.Receive = func(conn *net.UnixConn, p []byte) (int, error) {
+		n, err := old.Receive(conn, p)
 		if err != nil {
 			return n, err
 		}
@@ -147,8 +150,8 @@ func wrapMonitor(c *qmp.Calls, a act) {
 		}
 		return n, nil
 	}
-	c.Write = func(conn *net.UnixConn, p []byte) (n int, err error) {
-		err = a.plain(send, func() error { n, err = old.Write(conn, p); return err })
+	c.Send = func(conn *net.UnixConn, p []byte) (n int, err error) {
+		err = a.plain(send, func() error { n, err = old.Send(conn, p); return err })
 		return n, err
 	}
 	c.SendFDs = func(conn *net.UnixConn, p, rights []byte) (int, error) {
@@ -161,19 +164,18 @@ func wrapMonitor(c *qmp.Calls, a act) {
 }
 
 // record makes a run of work and returns its calls in their order.
-func record(t *testing.T, work func()) []kind {
-	t.Helper()
+func record(work func(*sys.Calls)) []kind {
 	var mu sync.Mutex
-	var calls []kind
-	undo := inject(t, func(k kind, _ int) (int, error) {
+	var made []kind
+	work(injected(func(k kind, _ int) (int, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		calls = append(calls, k)
+		made = append(made, k)
 		return 0, nil
-	})
-	work()
-	undo()
-	return calls
+	}))
+	mu.Lock()
+	defer mu.Unlock()
+	return made
 }
 
 // strike lets call number at (from 1) fail, and with lasting all those of its kind after it. The calls of

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ramjet-vm/ramjet/image"
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -39,9 +40,6 @@ func TestPowerCut(t *testing.T) {
 
 func cutPower(t *testing.T, m *machine, old, named bool) {
 	p := newPlace(t, m, old)
-	if named {
-		defer withoutUnnamed(t)()
-	}
 	var oldCopy []byte
 	before := map[string]uint64{}
 	if old {
@@ -51,9 +49,12 @@ func cutPower(t *testing.T, m *machine, old, named bool) {
 		before["image"] = inodeOf(t, p.image)
 	}
 	d := &diary{}
-	undo := d.keep(t)
-	r, err := m.save(p)(t.Context())
-	undo()
+	calls := sys.Kernel()
+	if named {
+		withoutUnnamed(calls)
+	}
+	d.wrap(calls)
+	r, err := m.save(p)(t.Context(), calls)
 	do(t, err)
 	id := r.ID
 	dirInode := inodeOf(t, p.dir)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/ramjet-vm/ramjet/internal/sys"
 	"github.com/ramjet-vm/ramjet/restore"
 	"github.com/ramjet-vm/ramjet/test/vm"
 )
@@ -34,17 +35,16 @@ type restoring struct {
 	image string
 }
 
-// once makes one, with what is injected until it is done, and ends the VM.
-func (r *restoring) once(t *testing.T, undo func()) error {
+// once makes one by calls and ends the VM.
+func (r *restoring) once(t *testing.T, calls *sys.Calls) error {
 	dir := t.TempDir()
 	own := filepath.Join(dir, "own")
 	v, err := restore.Restore(context.Background(), restore.Options{
-		Image: r.image, Mode: restore.Eager, Detach: true, Channels: 2,
+		Image: r.image, Mode: restore.Eager, Detach: true, Channels: 2, Calls: calls,
 		Command: []string{lookPath(t), "-accel", vm.Accelerator(), "-machine", "pc,memory-backend=ram0", "-object", "memory-backend-memfd,id=ram0,size=16M,share=on",
 			"-m", "16M", "-nodefaults", "-display", "none", "-qmp", "unix:" + filepath.Join(dir, "qmp") + ",server=on,wait=off",
 			"-chardev", "socket,id=own,path=" + own + ",server=on,wait=off", "-mon", "chardev=own,mode=control"},
 	})
-	undo()
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (r *restoring) once(t *testing.T, undo func()) error {
 }
 
 func (r *restoring) each(t *testing.T, f fault) {
-	calls := record(t, func() { do(t, r.once(t, func() {})) })
+	calls := record(func(c *sys.Calls) { do(t, r.once(t, c)) })
 	var at []int64
 	for i, k := range calls {
 		if f.befalls(k) {
@@ -74,8 +74,7 @@ func (r *restoring) each(t *testing.T, f fault) {
 	before := holding(t)
 	for _, k := range at {
 		s := &strike{at: k, fault: f, lasting: f.lasting}
-		undo := inject(t, s.act)
-		err := r.once(t, undo)
+		err := r.once(t, injected(s.act))
 		if err != nil {
 			failed++
 			oneLine(t, err)

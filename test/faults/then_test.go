@@ -25,7 +25,7 @@ func TestThenHangs(t *testing.T) {
 				at.image = filepath.Join(at.dir, "image")
 				hangs, release := make(chan struct{}), make(chan struct{})
 				first := true
-				undo := inject(t, func(now kind, _ int) (int, error) {
+				calls := injected(func(now kind, _ int) (int, error) {
 					if now == k && first {
 						first = false
 						close(hangs)
@@ -36,7 +36,7 @@ func TestThenHangs(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				ended := make(chan error, 1)
 				go func() {
-					_, err := save.Save(ctx, save.Options{Image: at.image, Socket: p.socket, Then: then, MaxPause: limit})
+					_, err := save.Save(ctx, save.Options{Image: at.image, Socket: p.socket, Then: then, MaxPause: limit, Calls: calls})
 					ended <- err
 				}()
 				<-hangs
@@ -56,7 +56,6 @@ func TestThenHangs(t *testing.T) {
 				close(release)
 				err := <-ended
 				cancel(nil)
-				undo()
 				if err == nil || limit == 0 && !errors.Is(err, stopped) {
 					t.Errorf("--then %s, %s hangs, limit %v: the save says %v", then, k, limit, err)
 				}
