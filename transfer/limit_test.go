@@ -27,11 +27,17 @@ func TestMaxBandwidth(t *testing.T) {
 		if took := writes[len(writes)-1].at; took < 2*time.Second {
 			t.Fatalf("%d bytes at %d bytes a second took %v", size, limit, took)
 		}
-		err := steady(writes, limit)
+		err := steady(writes, limit*95/100, limit)
 		if err == nil {
 			return
 		}
 		if n == tries {
+			// A machine that cannot do much more without a limit says nothing of the least, only of the most.
+			free := limitedWrites(t, 0, size)
+			if took := free[len(free)-1].at; took > time.Second*size/(3*limit) && steady(writes, 0, limit) == nil {
+				t.Logf("%v, %d times out of %d; without a limit it took %v", err, n, n, took)
+				return
+			}
 			t.Fatalf("%v, %d times out of %d", err, n, n)
 		}
 		t.Log(err) // perhaps the processors had other things to do
@@ -75,8 +81,8 @@ func limitedWrites(t *testing.T, limit, size int64) (writes []written) {
 	return writes
 }
 
-// steady says in which second five per cent more or less than the limit were written.
-func steady(writes []written, limit int) error {
+// steady says in which second five per cent more than the limit were written, or less than least.
+func steady(writes []written, least, limit int) error {
 	last := writes[len(writes)-1].at
 	for i, from := range writes {
 		if last-from.at < time.Second {
@@ -89,7 +95,7 @@ func steady(writes []written, limit int) error {
 			}
 			n += w.bytes
 		}
-		if n < limit*95/100 || n > limit*105/100 {
+		if n < least || n > limit*105/100 {
 			return fmt.Errorf("in the second from %v on %d bytes were written, %.1f%% of the limit", from.at, n, 100*float64(n)/float64(limit))
 		}
 	}
