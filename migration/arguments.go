@@ -17,17 +17,17 @@ type MigrateArgs struct {
 	Resume   *bool     `json:"resume"`
 }
 
-// MigrationStatus is the schema's type of that name.
-type MigrationStatus string
+// Status is the schema's MigrationStatus.
+type Status string
 
 // Values lists them.
-func (MigrationStatus) Values() []string {
+func (Status) Values() []string {
 	return []string{"none", "setup", "cancelling", "cancelled", "active", "postcopy-active", "postcopy-paused",
 		"postcopy-recover-setup", "postcopy-recover", "completed", "failed", "colo", "pre-switchover", "device", "wait-unplug"}
 }
 
-// Status is the answer to query-status.
-type Status struct {
+// StatusInfo is the answer to query-status.
+type StatusInfo struct {
 	Status  string `json:"status"`
 	Running bool   `json:"running"`
 }

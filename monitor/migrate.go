@@ -57,7 +57,7 @@ func (m *Monitor) migrateCancel(_ context.Context, r *qmp.Request) (any, error) 
 
 func (m *Monitor) migrateContinue(_ context.Context, r *qmp.Request) (any, error) {
 	var args struct {
-		State migration.MigrationStatus `json:"state"`
+		State migration.Status `json:"state"`
 	}
 	if err := r.Args(&args); err != nil {
 		return nil, err

@@ -23,7 +23,7 @@ func (m *Monitor) queryStatus(_ context.Context, r *qmp.Request) (any, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return migration.Status{Status: m.state.name, Running: m.state.name == "running"}, nil
+	return migration.StatusInfo{Status: m.state.name, Running: m.state.name == "running"}, nil
 }
 
 func (m *Monitor) stop(_ context.Context, r *qmp.Request) (any, error) {

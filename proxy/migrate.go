@@ -161,7 +161,7 @@ func (p *Proxy) migrateContinue(ctx context.Context, r *qmp.Request) (any, error
 		return p.forward(ctx, r)
 	}
 	var args struct {
-		State migration.MigrationStatus `json:"state"`
+		State migration.Status `json:"state"`
 	}
 	if err := r.Args(&args); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	var s migration.Status
+	var s migration.StatusInfo
 	raw, _ := answer.(json.RawMessage)
 	if json.Unmarshal(raw, &s) != nil {
 		return answer, nil
@@ -26,9 +26,9 @@ func (p *Proxy) queryStatus(ctx context.Context, r *qmp.Request) (any, error) {
 	switch state := p.pause.State(); {
 	case s.Running:
 	case switching(state):
-		return migration.Status{Status: "finish-migrate"}, nil
+		return migration.StatusInfo{Status: "finish-migrate"}, nil
 	case state == qemu.Left && s.Status == "paused":
-		return migration.Status{Status: "postmigrate"}, nil
+		return migration.StatusInfo{Status: "postmigrate"}, nil
 	}
 	return answer, nil
 }
