@@ -37,7 +37,7 @@ func (l *Launch) CheckFree() error {
 	return err
 }
 
-// departure times departures is how long a QEMU that was just told to quit, by a save say, is given to be gone.
+// A QEMU that was told to quit just before, by a save for example, is given departures times this long to end.
 const departure, departures = 100 * time.Millisecond, 5
 
 func checkFree(wanted []cmdline.Exclusive) error {
@@ -50,7 +50,7 @@ func checkFree(wanted []cmdline.Exclusive) error {
 	return nil
 }
 
-// plainWrappers run QEMU where they were started themselves; others may take it to another network (ip netns exec).
+// plainWrappers are commands that run QEMU in their own network namespace; others may not (ip netns exec).
 var plainWrappers = []string{"nice", "ionice", "env", "taskset", "numactl", "chrt", "setpriv", "prlimit", "time", "nohup", "setsid", "stdbuf", "sudo"}
 
 // sameNetwork reports whether QEMU will have this process's network, as far as is known.
@@ -58,7 +58,7 @@ func (l *Launch) sameNetwork() bool {
 	return len(l.Wrapper) == 0 || slices.Contains(plainWrappers, filepath.Base(l.Wrapper[0]))
 }
 
-// wayOut says what a user can do about an Exclusive that somebody has.
+// wayOut is the advice to a user who needs an Exclusive that somebody else has.
 func wayOut(e cmdline.Exclusive) string {
 	const after = " (--set, or QEMU's arguments after --)"
 	switch e.Kind {
@@ -70,9 +70,9 @@ func wayOut(e cmdline.Exclusive) string {
 	return "end that first, or give this VM another" + after
 }
 
-// taken reports whether another process has it, and which, if that can be found out. Of what leaves no trace on this
-// host the command lines of its QEMUs tell, and of disks too: one that waits for its state, or was restored paused, has
-// not opened them for writing yet.
+// taken reports whether another process has an Exclusive, and which, if that can be found out. The command lines of
+// this host's QEMUs are looked at for what leaves no other trace, and for disks: a QEMU that waits for its state, or
+// was restored paused, has not opened its disks for writing yet.
 func taken(e cmdline.Exclusive, qemus func() []otherQEMU) (p process, is bool) {
 	switch e.Kind {
 	case cmdline.SocketKind:

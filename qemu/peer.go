@@ -16,8 +16,8 @@ import (
 	"github.com/ramjet-vm/ramjet/qmp"
 )
 
-// checkPeer refuses a monitor that is another process's than vm.PID. Whoever has the other end of the connection is the
-// monitor's QEMU: not the process that SO_PEERCRED names, which only has made the socket that it listens on.
+// checkPeer refuses a monitor of another process than vm.PID. The monitor's QEMU is the process that has the other end
+// of the connection, and not the one that SO_PEERCRED names, which made the listening socket.
 func checkPeer(monitor *qmp.Client, socket string, pid int) error {
 	inode, err := peerInode(monitor)
 	if err != nil {
@@ -33,8 +33,8 @@ func checkPeer(monitor *qmp.Client, socket string, pid int) error {
 	return nil // it cannot be seen: process of another user, or another pid namespace
 }
 
-// checkListener is checkPeer where the kernel does not tell the two ends of a connection: it refuses a listener that is
-// another QEMU.
+// checkListener is checkPeer for kernels that do not say who has the other end of a connection. It refuses a listening
+// socket of another QEMU.
 func checkListener(monitor *qmp.Client, socket string, pid int) error {
 	listener, err := monitor.PeerPID()
 	if err != nil || listener == pid {
@@ -134,8 +134,8 @@ func socketOf(pid int, path string) string {
 	return path
 }
 
-// explainBusy finds out why a monitor takes a connection and does not answer: a QEMU that has as many descriptors as it
-// may have cannot accept another one, and has no client.
+// explainBusy finds out why a monitor does not answer on a new connection. One reason is a QEMU at its limit of
+// descriptors: the kernel has made the connection, and QEMU cannot accept it.
 func explainBusy(err error) error {
 	var busy *qmp.BusyError
 	if !errors.As(err, &busy) || busy.PID == 0 {
@@ -147,7 +147,8 @@ func explainBusy(err error) error {
 	return err
 }
 
-// explainLimit adds to an error of QEMU's, which does not speak of limits itself, that it has reached its own.
+// explainLimit adds to an error of QEMU's that QEMU has reached its limit of descriptors, which QEMU's own text does
+// not say.
 func (vm *VM) explainLimit(err error) error {
 	if full := descriptorLimit(vm.PID, 0); full != nil {
 		return fmt.Errorf("%w: %w", err, full)
@@ -155,12 +156,11 @@ func (vm *VM) explainLimit(err error) error {
 	return err
 }
 
-// neededDescriptors is how many a save has QEMU open at a time: connections to its monitor, what is passed to it, and
-// its copies of that.
+// neededDescriptors is how many descriptors QEMU needs at a time for a save: connections to its monitor, those that are
+// passed to it, and its copies of those.
 const neededDescriptors = 4
 
-// descriptorLimit is an error if a process has as many descriptors open as it may have (RLIMIT_NOFILE), or all but
-// spare, else nil.
+// descriptorLimit returns an error if a process can open no more than spare further descriptors (RLIMIT_NOFILE).
 func descriptorLimit(pid int, spare uint64) error {
 	var limit unix.Rlimit
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))

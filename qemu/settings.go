@@ -24,14 +24,15 @@ func (vm *VM) setCapabilities(ctx context.Context, caps []capability) error {
 	return vm.QMP.Execute(ctx, c.Execute, c.Arguments, nil)
 }
 
-// harmless are capabilities of the administrator's that stay as they are: they change when QEMU speaks and how fast the
-// guest runs, and nothing in the file. All others are set aside, those too that QEMU does not refuse together with
-// mapped-ram: with background-snapshot it writes a file without pages, with pause-before-switchover the guest stands
-// until somebody says migrate-continue, with x-ignore-shared the file lacks memory, with dirty-bitmaps it has a section
-// that only QEMU can read.
+// harmless are the capabilities that stay as the administrator set them: they change which events QEMU sends and how
+// fast the guest runs, and nothing in the file. All others are turned off for the save, including some that QEMU
+// accepts together with mapped-ram: with background-snapshot the file has no pages, with pause-before-switchover the
+// guest stays stopped until somebody sends migrate-continue, with x-ignore-shared the file lacks memory, with
+// dirty-bitmaps the file has a section that only QEMU can read.
 var harmless = []string{"events", "auto-converge", "dirty-limit"}
 
-// plainFile is what a mapped-ram file needs of the parameters, or cannot have (migrate_params_check).
+// plainFile are the values that a mapped-ram file needs of parameters that would not be possible with it
+// (migrate_params_check).
 var plainFile = map[string]any{
 	"multifd-compression": "none", "tls-creds": "", "tls-hostname": "", "tls-authz": "", "mode": "normal", "zero-page-detection": "multifd",
 }
@@ -78,8 +79,8 @@ func (vm *VM) MigrationSettings(ctx context.Context, m Migration) (set, undo []C
 	return set, undo, nil
 }
 
-// parameters returns what of the parameters is to be changed, and the same as it is now. What this QEMU does not have
-// is left out.
+// parameters returns the parameters to change, with their new and with their present values. Those that this QEMU does
+// not have are left out.
 func parameters(m Migration, old map[string]json.RawMessage) (change, back map[string]any, err error) {
 	want := maps.Clone(plainFile)
 	want["direct-io"], want["max-bandwidth"] = m.Direct, m.MaxBandwidth

@@ -19,7 +19,7 @@ type Arg struct {
 	HasValue bool
 }
 
-// Args is a QEMU command line taken apart (system/vl.c, lookup_opt). The order matters to QEMU and is kept.
+// Args is a parsed QEMU command line (lookup_opt in system/vl.c). The order matters to QEMU and is kept.
 type Args []Arg
 
 // withoutValue are the options that take none (qemu-options.hx).
@@ -34,8 +34,7 @@ func init() {
 	}
 }
 
-// ParseArgs takes a command line, without the program's name, apart. Anything QEMU may know and we
-// do not is passed on as it is.
+// ParseArgs parses a command line without the program's name. Options that are not known here are kept as they are.
 func ParseArgs(words []string) Args {
 	var args Args
 	for i := 0; i < len(words); i++ {
@@ -54,7 +53,7 @@ func ParseArgs(words []string) Args {
 	return args
 }
 
-// Words is the command line again.
+// Words is the command line as a list of words, the reverse of ParseArgs.
 func (args Args) Words() []string {
 	var words []string
 	for _, a := range args {
@@ -68,7 +67,7 @@ func (args Args) Words() []string {
 	return words
 }
 
-// Without leaves out the options of these names.
+// Without returns args without the options of these names.
 func (args Args) Without(names ...string) Args {
 	return args.keep(func(a Arg) bool { return a.Name == "" || !slices.Contains(names, a.Name) })
 }
@@ -83,12 +82,12 @@ func (args Args) keep(f func(Arg) bool) Args {
 	return out
 }
 
-// With adds an option at the end.
+// With returns args with one more option at the end.
 func (args Args) With(name, value string) Args {
 	return append(slices.Clip(args), Arg{Name: name, Value: value, HasValue: true})
 }
 
-// monitor is one that a command line asks for.
+// monitor is a monitor that a command line asks for.
 type monitor struct {
 	qmp     bool
 	Path    string // of a Unix socket it serves; "" if it is something else
@@ -128,7 +127,7 @@ func (args Args) Monitor(dir string) string {
 	return ""
 }
 
-// Absolute is path from dir on or, if that is not known, from this process's directory.
+// Absolute is the absolute path for one that starts in dir or, if dir is empty, in this process's directory.
 func Absolute(path, dir string) string {
 	if filepath.IsAbs(path) {
 		return path
@@ -155,7 +154,7 @@ func serverPath(value string) string {
 	return p.Get("path")
 }
 
-// isOn reads a switch, which a bare name sets too.
+// isOn reports whether a switch is on; a bare name sets a switch too.
 func isOn(p Properties, key string) bool {
 	v := p.Get(key)
 	return v == "on" || v == "yes" || v == "true"
@@ -170,7 +169,7 @@ func (args Args) chardev(id string) int {
 	return -1
 }
 
-// WithoutQMP leaves out every QMP monitor with the chardev that serves it.
+// WithoutQMP returns args without QMP monitors and the character devices that serve them.
 func (args Args) WithoutQMP() Args {
 	drop := map[int]bool{}
 	for _, m := range args.Monitors() {
@@ -187,7 +186,7 @@ func (args Args) WithoutQMP() Args {
 	return out
 }
 
-// MemorySize is what -m says, in bytes, and whether it is there; QEMU's default is 128 MiB, its unit MiB.
+// MemorySize is the value of -m in bytes, and whether the option is there; QEMU's default is 128 MiB, its unit MiB.
 func (args Args) MemorySize() (size int64, given bool, err error) {
 	size = 128 << 20
 	for _, a := range args {
@@ -217,7 +216,7 @@ func parseSize(s string) (int64, error) {
 	return n, err
 }
 
-// FreeID is the id, with a number behind it if need be, that no option has.
+// FreeID is an id that no option has: the given one, with a number behind it if necessary.
 func (args Args) FreeID(id string) string {
 	words := strings.Join(args.Words(), ",") + ","
 	taken := func(id string) bool {
@@ -230,12 +229,12 @@ func (args Args) FreeID(id string) string {
 	return free
 }
 
-// IsQEMU reports whether a file name is a QEMU system emulator's. Red Hat's is qemu-kvm.
+// IsQEMU reports whether a file name is that of a QEMU system emulator. Red Hat's is qemu-kvm.
 func IsQEMU(name string) bool { return strings.HasPrefix(name, "qemu-system-") || name == "qemu-kvm" }
 
-// SplitCommand divides a command at the word that is a QEMU: what stands before it (nice -n 5, env, ip netns exec NAME) runs it and is
-// no option of QEMU's. A command that begins with an option has no program. Where no word is known to be a QEMU the first one is taken
-// for it.
+// SplitCommand divides a command at the word that is a QEMU. The words before it (nice -n 5, env, ip netns exec NAME)
+// run QEMU. A command that begins with an option has no program. If no word is known to be a QEMU the first one is
+// taken for it.
 func SplitCommand(words []string) (wrapper []string, program string, args []string) {
 	if len(words) == 0 || strings.HasPrefix(words[0], "-") {
 		return nil, "", words

@@ -7,8 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Argument is one of a command line in JSON. Arguments are bytes; one that is no UTF-8 is written as a list of one string, its bytes in
-// base64.
+// Argument is a command line's argument as JSON has it. Arguments are bytes; one that is not UTF-8 is written as a list
+// with one string, its bytes in base64.
 type Argument string
 
 func (a Argument) MarshalJSON() ([]byte, error) {
@@ -28,6 +28,7 @@ func (a *Argument) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*string)(a))
 }
 
+// ArgumentList has the words of a command line ready for JSON.
 func ArgumentList(words []string) []Argument {
 	list := make([]Argument, len(words))
 	for i, w := range words {
@@ -36,6 +37,7 @@ func ArgumentList(words []string) []Argument {
 	return list
 }
 
+// Words is the reverse of ArgumentList.
 func Words(list []Argument) []string {
 	words := make([]string, len(list))
 	for i, a := range list {

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// WaitsForClient reports whether QEMU is to wait, before it sets the machine up, until somebody connects to a socket of its: wait=on is
-// the default of character devices that are servers.
+// WaitsForClient reports whether QEMU waits for a client of one of its sockets before it sets the machine up: character
+// devices that are servers do so by default (wait=on).
 func (args Args) WaitsForClient() bool {
 	for _, a := range args {
 		var p Properties

@@ -20,7 +20,8 @@ type ActiveDisk struct {
 	Chain    []string // File and its backing files, those that are files
 }
 
-// AsShown is a path as QEMU says it in JSON: U+FFFD stands for what is not UTF-8, here one for any number of it in a row.
+// AsShown is a path as QEMU says it in JSON: U+FFFD stands for what is not UTF-8, here one for any number of it in a
+// row.
 func AsShown(path string) string {
 	var b strings.Builder
 	wrong := false
@@ -33,8 +34,8 @@ func AsShown(path string) string {
 	return b.String()
 }
 
-// HostFile takes the name that QEMU has for an image (BlockDriverState.filename): a path, an address of a server, or json:{...} where
-// a path would not say all. It returns the absolute path of a file, or "".
+// HostFile takes the name that QEMU has for an image (BlockDriverState.filename): a path, an address of a server, or
+// json:{...} where a path would not say all. It returns the absolute path of a file, or "".
 func HostFile(name, dir string) string {
 	if text, ok := strings.CutPrefix(name, "json:"); ok {
 		var tree map[string]any
@@ -96,7 +97,8 @@ func (args Args) DiskDifferences(dir string, active []ActiveDisk, open map[strin
 	return differs
 }
 
-// ForgetfulDisks are the files over which QEMU keeps what the guest writes for as long as it runs (-snapshot, snapshot=on).
+// ForgetfulDisks are the files over which QEMU keeps what the guest writes for as long as it runs (-snapshot,
+// snapshot=on).
 func (args Args) ForgetfulDisks(dir string) (paths []string) {
 	all := slices.ContainsFunc(args, func(a Arg) bool { return a.Name == "snapshot" })
 	for _, d := range args.Disks() {
@@ -114,7 +116,8 @@ func (args Args) ForgetfulDisks(dir string) (paths []string) {
 	return paths
 }
 
-// ExactPath is the path of a file as the command line has it, of one that QEMU has told: JSON cannot hold names that are not UTF-8.
+// ExactPath is the path of a file as the command line has it, of one that QEMU has told: JSON cannot hold names that
+// are not UTF-8.
 func (args Args) ExactPath(path, dir string) string {
 	if !strings.ContainsRune(path, utf8.RuneError) {
 		return path
@@ -125,8 +128,8 @@ func (args Args) ExactPath(path, dir string) string {
 	return path
 }
 
-// names are all texts of the command line that may be files: values, properties, what is in JSON. They are absolute paths, by what
-// QEMU shows of them.
+// names are all texts of the command line that may be files: values, properties, what is in JSON. They are absolute
+// paths, by what QEMU shows of them.
 func (args Args) names(dir string) map[string]string {
 	names := map[string]string{}
 	var add func(v any)

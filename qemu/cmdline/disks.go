@@ -23,8 +23,8 @@ type Disk struct {
 // plainDisks are the options whose value is just an image's path.
 var plainDisks = []string{"", "hda", "hdb", "hdc", "hdd", "fda", "fdb", "cdrom", "mtdblock", "sd", "pflash"}
 
-// Disks finds the disk images that are files of this host, and the files of NVDIMMs, which are disks to a guest. Disks
-// of servers are RemoteDisks; those made of descriptors are not found.
+// Disks finds the disk images that are files of this host, and the files of NVDIMMs, which are disks to a guest. It
+// does not find disks of servers (nbd, rbd, iscsi and the like) and disks that are passed as descriptors.
 func (args Args) Disks() (disks []Disk) {
 	for _, d := range args.allDisks() {
 		if !d.remote {
@@ -34,17 +34,7 @@ func (args Args) Disks() (disks []Disk) {
 	return disks
 }
 
-// RemoteDisks finds the disks that are not files of this host: nbd, rbd, iscsi and the like.
-func (args Args) RemoteDisks() (disks []Disk) {
-	for _, d := range args.allDisks() {
-		if d.remote {
-			disks = append(disks, d.Disk)
-		}
-	}
-	return disks
-}
-
-// foundDisk is a disk of either kind.
+// foundDisk is a disk in a file of this host or, if remote, of a server.
 type foundDisk struct {
 	Disk
 	remote bool
@@ -166,8 +156,8 @@ func (args Args) blockdevDisk(i int) (Disk, []storage) {
 	return d, storages
 }
 
-// onlyRead reports whether nothing is written to a node: it says so itself, or all nodes over it do or have it as a backing file. depth
-// is the number of nodes below that were looked at.
+// onlyRead reports whether nothing is written to a node: it says so itself, or all nodes over it do or have it as a
+// backing file. depth is the number of nodes below that were looked at.
 func (args Args) onlyRead(b blockdev, depth int) bool {
 	if b.readOnly() || depth > len(args) {
 		return true

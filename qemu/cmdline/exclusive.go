@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// Kind is what an Exclusive is, and so how a machine reports whether somebody has it.
+// Kind is the kind of an Exclusive. It decides how to find out whether somebody has it.
 type Kind int
 
-// Kinds of Exclusives. Of an OtherKind only the command lines of other QEMUs tell.
+// Kinds of Exclusives. Who has one of OtherKind shows only in the command lines of other QEMUs.
 const (
 	OtherKind      Kind = iota
 	SocketKind          // Name is the path of a Unix socket that is listened on

@@ -11,8 +11,9 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// GuestMemory says where the guest sees an image's memory, in the order of addresses. The machine's main memory is named by memory, in
-// the order of addresses, where the image does not say; NAME@ADDRESS there is memory that is plugged in at that address.
+// GuestMemory says where the guest sees an image's memory, in the order of addresses. The machine's main memory is
+// named by memory, in the order of addresses, where the image does not say; NAME@ADDRESS there is memory that is
+// plugged in at that address.
 func GuestMemory(m *mappedram.Image, memory []string) ([]PhysicalRange, error) {
 	p := &physicalMemory{}
 	for _, b := range m.Blocks {

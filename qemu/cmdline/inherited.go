@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// RefuseInherited refuses options that name a descriptor which the saved VM's QEMU had inherited from whatever started it. A QEMU that is
-// started for a restore has only Ramjet's own, and an option that meant another would get one of those.
+// RefuseInherited refuses options with the number of a descriptor that the saved VM's QEMU had inherited. A QEMU that
+// is started for a restore inherits Ramjet's descriptors only, and the number could be that of one of these.
 func (args Args) RefuseInherited() error {
 	for _, a := range args {
 		if a.inherits() {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// PinMachine has args name the machine type of an image, where they name none or an alias of it: "q35" is pc-q35-10.0 for one QEMU and
-// pc-q35-11.1 for another, and a state of the one cannot be loaded by the other. Another type is an error. With an empty machine, of an
-// image that does not say, args are returned as they are.
+// PinMachine returns args with the machine type of an image in the place of none, or of an alias: "q35" is pc-q35-10.0
+// for one QEMU and pc-q35-11.1 for another, and the state of one cannot be loaded into the other. A different type is
+// an error. If machine is empty, since the image does not record it, args are returned as they are.
 func (args Args) PinMachine(machine string) (Args, error) {
 	at := -1 // the last option that names a type
 	for i, a := range args {
@@ -40,7 +40,7 @@ func (args Args) PinMachine(machine string) (Args, error) {
 	return out, nil
 }
 
-// machineFamily is what all versions of a machine type have in common; "" for one that is not known here.
+// machineFamily is the name that all versions of a machine type have in common; "" for a type that is not known here.
 func machineFamily(machine string) string {
 	switch {
 	case machine == "q35", machine == "ubuntu-q35", strings.HasPrefix(machine, "pc-q35-"):
@@ -53,7 +53,7 @@ func machineFamily(machine string) string {
 	return ""
 }
 
-// machineVersion tells a versioned type from an alias.
+// machineVersion reports whether a type has a version, and so is no alias.
 func machineVersion(machine string) bool {
 	return strings.HasPrefix(machine, "pc-q35-") || strings.HasPrefix(machine, "pc-i440fx-")
 }

@@ -33,8 +33,9 @@ func (args Args) Mappable(name string) bool {
 	return args.Backend(name) >= 0 || DefaultRAM(name) && args.machineBackend() == ""
 }
 
-// MapBlocks changes the memory backends so that the blocks come copy-on-write from files (docs/system/vm-templating.rst):
-// QEMU maps them privately, so the guest's writes never reach the file, and nobody reads what no guest asks for.
+// MapBlocks changes the memory backends so that the blocks come copy-on-write from files
+// (docs/system/vm-templating.rst): QEMU maps them privately, so the guest's writes never reach the file, and nobody
+// reads what no guest asks for.
 func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 	out := slices.Clone(args.Without("mem-path", "mem-prealloc"))
 	if err := out.refusePrivate(); err != nil {
@@ -63,7 +64,8 @@ func (args Args) MapBlocks(blocks []MappedBlock) (Args, error) {
 		p.Set("share", false)
 		p.Set("readonly", true)
 		p.Set("rom", "off")
-		// Before machine types 4.0 a backend's block has its path for a name, unless the machine made it (create_default_memdev).
+		// Before machine types 4.0 a backend's block has its path for a name, unless the machine made it
+		// (create_default_memdev).
 		p.Set("x-use-canonical-path-for-ramblock-id", strings.HasPrefix(b.Name, "/objects/"))
 		object := Arg{Name: "object", Value: p.String("qom-type"), HasValue: true}
 		if at >= 0 {
@@ -87,8 +89,8 @@ func (args Args) refusePrivate() error {
 	return nil
 }
 
-// CheckWritable refuses to fill a block whose backend gives the VM memory that cannot be written, or whose file is only to be read
-// (docs/system/vm-templating.rst; with rom=auto memory that is readonly is ROM).
+// CheckWritable refuses to fill a block whose backend gives the VM memory that cannot be written, or whose file is only
+// to be read (docs/system/vm-templating.rst; with rom=auto memory that is readonly is ROM).
 func (args Args) CheckWritable(name string) error {
 	at := args.Backend(name)
 	if at < 0 {
@@ -106,8 +108,8 @@ func hugePages(p Properties) bool {
 	return isOn(p, "hugetlb") || strings.Contains(p.Get("mem-path"), "hugepages")
 }
 
-// Backend is the index of the -object memory-backend-* whose block has this name, or -1. That is its id or, with machine types
-// before 4.0, its path (host_memory_backend_get_name).
+// Backend is the index of the -object memory-backend-* whose block has this name, or -1. That is its id or, with
+// machine types before 4.0, its path (host_memory_backend_get_name).
 func (args Args) Backend(name string) int {
 	id := strings.TrimPrefix(name, "/objects/")
 	for i, a := range args {
@@ -167,7 +169,7 @@ func FlagSize(n int64) string {
 	return fmt.Sprintf("%dK", n>>10)
 }
 
-// Limits on what a monitor may tell us.
+// Limits on the answers of a monitor.
 const (
 	MaxBlocks    = 4096
 	MaxBlockSize = 1 << 50

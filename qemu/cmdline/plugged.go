@@ -19,9 +19,9 @@ type PluggedMemory struct {
 // dimmAlignment is what QEMU aligns a DIMM to whose memory is not in huge pages (QEMU_VMALLOC_ALIGN).
 const dimmAlignment = 2 << 20
 
-// PluggedMemory says where a pc or q35 machine places the DIMMs of its command line (memory_device_get_free_addr): where addr says,
-// else at the first free address from the GiB border behind the main memory on. main is what PhysicalLayout returns. A device
-// whose place cannot be told so is left out.
+// PluggedMemory says where a pc or q35 machine places the DIMMs of its command line (memory_device_get_free_addr):
+// where addr says, else at the first free address from the GiB border behind the main memory on. main is what
+// PhysicalLayout returns. A device whose place cannot be told so is left out.
 func (args Args) PluggedMemory(main []PhysicalRange, blocks []SizedBlock) (all []PluggedMemory) {
 	base := int64(4 * gib)
 	for _, r := range main {

@@ -16,8 +16,8 @@ import (
 // maxConfig bounds a -readconfig file, in bytes.
 const maxConfig = 1 << 20
 
-// ExpandConfig puts in the place of each -readconfig option what its file says, as options: the file may be another by the time the
-// options are wanted again. read returns the content of an absolute path; relative ones start from dir.
+// ExpandConfig puts in the place of each -readconfig option what its file says, as options: the file may be another by
+// the time the options are wanted again. read returns the content of an absolute path; relative ones start from dir.
 func (args Args) ExpandConfig(dir string, read func(path string) ([]byte, error)) (Args, error) {
 	var out Args
 	for _, a := range args {

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// LeavesDirectory reports whether QEMU changes to / when it has started, so that what its relative paths start from cannot be seen any more:
-// -daemonize and -chroot do (os_setup_post).
+// LeavesDirectory reports whether QEMU changes to / when it has started (-daemonize and -chroot, os_setup_post), so
+// that the directory of its relative paths is not that of its process.
 func (args Args) LeavesDirectory() bool {
 	return slices.ContainsFunc(args, func(a Arg) bool {
 		return a.Name == "daemonize" || a.Name == "chroot" || a.Name == "run-with" && ParseProperties(a.Value, "").Get("chroot") != ""
@@ -52,7 +52,8 @@ func (args Args) RelativePaths() []string {
 	return list
 }
 
-// isFile tells a file's name from an address that begins with one of QEMU's protocols (path_has_protocol).
+// isFile reports whether a name is that of a file, and not an address that begins with one of QEMU's protocols
+// (path_has_protocol).
 func isFile(path string) bool {
 	before, _, colon := strings.Cut(path, ":")
 	return !colon || strings.Contains(before, "/")

@@ -120,7 +120,8 @@ func blankText(s string) string {
 	})
 }
 
-// blankKernelLine blanks words of the kernel's command line. A word ends at a space that is not within quotes (next_arg).
+// blankKernelLine blanks words of the kernel's command line. A word ends at a space that is not within quotes
+// (next_arg).
 func blankKernelLine(line string) string {
 	return kernelWord().ReplaceAllStringFunc(line, func(word string) string {
 		quote := ""
