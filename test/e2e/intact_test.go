@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -126,13 +127,21 @@ func (r *running) end(t *testing.T) outcome {
 	return outcome{r.out.String(), r.err.String(), r.ProcessState.ExitCode()}
 }
 
-// says checks that it ended with this status and one line that holds all of the words.
+// says checks that it ended with this status and one line that holds all of the words. With --json the line and the status are on
+// standard output too, as an object.
 func (o outcome) says(t *testing.T, status int, words ...string) {
 	t.Helper()
 	if o.status != status {
 		t.Errorf("status %d, want %d", o.status, status)
 	}
-	if !strings.HasPrefix(o.err, "ramjet: ") || strings.Count(o.err, "\n") != 1 || o.out != "" {
+	line, ok := strings.CutPrefix(o.err, "ramjet: ")
+	object := struct {
+		Error  string `json:"error"`
+		Status int    `json:"status"`
+	}{strings.TrimSuffix(line, "\n"), o.status}
+	b, err := json.Marshal(object)
+	do(t, err)
+	if !ok || strings.Count(line, "\n") != 1 || o.out != "" && o.out != string(b)+"\n" {
 		t.Errorf("says %q and %q, want one line", o.err, o.out)
 	}
 	for _, w := range words {
