@@ -238,9 +238,9 @@ func (p *player) takeEvents([]string, string) (string, error) {
 }
 
 // order tells in which order an answer and the events around it came, up to the event of that name, or of that status of a
-// migration.
+// migration. A tilde behind the name leaves the answer out, where QEMU itself has it now before and now behind an event.
 func (p *player) order(args []string, text string) (string, error) {
-	last := args[0]
+	last, either := strings.CutSuffix(args[0], "~")
 	_, text, _ = strings.Cut(text, " ")
 	name, text, _ := strings.Cut(text, " ")
 	if text != "" {
@@ -271,6 +271,8 @@ func (p *player) order(args []string, text string) (string, error) {
 			came, found = append(came, word), found || word == last
 		case m.Error != nil:
 			return "error: " + p.normal.text(m.Error.Desc), nil
+		case either:
+			answered = true
 		default:
 			came, answered = append(came, "ANSWER"), true
 		}

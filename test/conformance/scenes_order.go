@@ -23,8 +23,7 @@ fill 2
 open a w image
 add-fd {"fdset-id":1} < a
 order pre-switchover migrate {"uri":"file:/dev/fdset/1"}
-differs own,vm since 11.0: QEMU's migration thread runs beside its answer, so that QEMU has either order
-order completed migrate-continue {"state":"pre-switchover"}
+order completed~ migrate-continue {"state":"pre-switchover"}
 wait
 order RESUME cont
 `}, {

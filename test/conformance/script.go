@@ -37,7 +37,7 @@ import (
 //	until STATUS                 until query-migrate says so
 //	wait                         until a migration has ended; how counts
 //	events                       the events since the last time
-//	order EVENT COMMAND [JSON]   execute it; its answer and all events up to EVENT in their order
+//	order EVENT COMMAND [JSON]   execute it; its answer and all events up to EVENT in their order; EVENT~: all but the answer
 //	flags NAME                   what has become of a descriptor's flags and position
 //	leak                         descriptors that the server has more than when the scene began
 //	fate                         what has become of the server's process
