@@ -32,6 +32,9 @@ import (
 //
 // Success is reported after 3 only.
 
+// ErrNotDurable: the new image has its name, and lies there whole, but step 3 failed. After a crash the old image may be back.
+var ErrNotDurable = errors.New("cannot make the image's name durable")
+
 // Publish makes the file durable and gives it its name, which is durable too when Publish returns nil. With dropCache nothing of the
 // file stays in the page cache. synced is how long it took to make the file durable; naming it took the rest.
 func (t *Target) Publish(dropCache bool) (synced time.Duration, err error) {
@@ -70,7 +73,7 @@ func (t *Target) nameDurably() error {
 		return fmt.Errorf("cannot give the image its name: %w", err)
 	}
 	if err := t.names.SyncDir(filepath.Dir(t.path)); err != nil {
-		return fmt.Errorf("cannot make the image's name durable: %w", err)
+		return fmt.Errorf("%w: %w", ErrNotDurable, err)
 	}
 	return nil
 }

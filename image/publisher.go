@@ -43,16 +43,18 @@ type published struct {
 	Error string
 	Errno syscall.Errno // behind Error; 0: none
 	Named bool          // the image has its temporary name now
+
+	NotDurable bool // the error is ErrNotDurable
 }
 
 // publishError is an error of the publisher, as it would be of this process.
 type publishError struct {
-	text  string
-	errno syscall.Errno
+	text   string
+	causes []error
 }
 
 func (e *publishError) Error() string { return e.text }
-func (e *publishError) Unwrap() error { return e.errno }
+func (e *publishError) Unwrap() []error { return e.causes }
 
 // StartPublisher starts one for a target, which asks it for everything from here on.
 func (t *Target) StartPublisher() (err error) {
@@ -87,7 +89,11 @@ func (p *publisher) ask(order string) (a published, err error) {
 		return a, fmt.Errorf("the process that names the image is gone: %w", err)
 	}
 	if a.Error != "" {
-		return a, &publishError{a.Error, a.Errno}
+		e := &publishError{a.Error, []error{a.Errno}}
+		if a.NotDurable {
+			e.causes = append(e.causes, ErrNotDurable)
+		}
+		return a, e
 	}
 	return a, nil
 }
@@ -131,6 +137,7 @@ func publishes(in *attendant.Orders) int {
 		if err != nil {
 			a.Error = strings.ReplaceAll(err.Error(), dir, shown)
 			errors.As(err, &a.Errno)
+			a.NotDurable = errors.Is(err, ErrNotDurable)
 		}
 		if attendant.Answer(a) != nil {
 			return 1

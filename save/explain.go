@@ -20,7 +20,7 @@ import (
 func (j *job) explain(ctx context.Context, err error) error {
 	spoilt := j.pause.Spoilt()
 	switch {
-	case err == nil || j.published:
+	case err == nil || j.published || errors.Is(err, image.ErrNotDurable):
 		return err
 	case errors.Is(spoilt, qemu.ErrFrozen):
 		return spoilt

@@ -142,7 +142,7 @@ func TestLimitChanges(t *testing.T) {
 			t.Fatalf("%s: it waits", what)
 		}
 	}
-	a, b := wait(t.Context(), 1<<20), wait(t.Context(), 4096)
+	a, b := wait(t.Context(), 1<<20), wait(t.Context(), 2*directio.PageSize)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	c := wait(ctx, 4096)
 	waits("a byte a second", a)

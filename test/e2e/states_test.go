@@ -144,8 +144,8 @@ func TestHotplug(t *testing.T) {
 	image, _ := saveOf(t, v)
 	after := look(t, v, false)
 	do(t, v.Kill())
-	refused(t, 1, []string{"more", "134217728"}, "restore", "--detach", image)
-	refused(t, 1, []string{"more", "134217728"}, "restore", "--detach", "--mode=eager", image)
+	refused(t, 1, []string{"the device plugged (pc-dimm) was plugged in while the VM ran"}, "restore", "--detach", image)
+	refused(t, 1, []string{"the device plugged (pc-dimm) was plugged in while the VM ran"}, "restore", "--detach", "--mode=eager", image)
 	v.Args = append(v.Args, "-object", `{"qom-type":"memory-backend-ram","id":"more","size":134217728}`, "-device", "pc-dimm,id=plugged,memdev=more")
 	for _, mode := range []string{"instant", "eager"} {
 		g := revive(t, v, false, image, "--mode", mode)
