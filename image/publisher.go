@@ -53,7 +53,7 @@ type publishError struct {
 	causes []error
 }
 
-func (e *publishError) Error() string { return e.text }
+func (e *publishError) Error() string   { return e.text }
 func (e *publishError) Unwrap() []error { return e.causes }
 
 // StartPublisher starts one for a target, which asks it for everything from here on.
