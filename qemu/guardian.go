@@ -167,11 +167,19 @@ func guard(in *attendant.Orders) int {
 		return 0
 	}
 	in.Close() // a saver that wakes up learns by this that nobody takes its orders any more
-	for i, name := range os.Args[1:] {
-		_ = unix.Unlinkat(firstDirectory+i, name, 0)
-	}
+	removed := make(chan struct{})
+	go func() { // the VM does not wait for a file server that is gone
+		defer close(removed)
+		for i, name := range os.Args[1:] {
+			_ = unix.Unlinkat(firstDirectory+i, name, 0)
+		}
+	}()
 	silent := errors.Is(end, errSilence)
 	newLastMonitor(os.NewFile(guardianMonitor, "monitor"), silent).rescue(o)
+	select {
+	case <-removed:
+	case <-time.After(CleanupTimeout):
+	}
 	if silent {
 		_ = unix.Shutdown(guardianMonitor, unix.SHUT_RDWR)
 		return exitSilence
