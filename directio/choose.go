@@ -89,18 +89,18 @@ func (c Chooser) auto(f *os.File, flags int) Decision {
 	k := fileSystem(f)
 	switch {
 	case k.direct:
-		return taken(f, flags, k.why)
+		return directDecision(f, flags, k.why)
 	case k.memory:
 		return Decision{Why: k.why}
 	}
-	if short := c.short(f); short != "" && k.probe && c.takes(f, flags) {
-		return taken(f, flags, short+", and the file takes direct I/O: a page was tried")
+	if short := c.shortage(f); short != "" && k.probe && c.acceptsPage(f, flags) {
+		return directDecision(f, flags, short+", and the file takes direct I/O: a page was tried")
 	}
 	return c.buffered(f, flags, k.why)
 }
 
-// taken is the decision for direct I/O.
-func taken(f *os.File, flags int, why string) Decision {
+// directDecision is the decision for direct I/O.
+func directDecision(f *os.File, flags int, why string) Decision {
 	if writes(flags) {
 		return Decision{Direct: true, Drop: true, Why: why}
 	}
@@ -113,26 +113,26 @@ func taken(f *os.File, flags int, why string) Decision {
 // buffered is the decision for the page cache. f is nil if it could not be opened.
 func (c Chooser) buffered(f *os.File, flags int, why string) Decision {
 	d := Decision{Why: why}
-	if short := c.short(f); short != "" && writes(flags) {
+	if short := c.shortage(f); short != "" && writes(flags) {
 		d.Drop = true
 		d.Why += "; " + short + ", so it does not stay in the page cache"
 	}
 	return d
 }
 
-// short says why what is to be moved should not go through the page cache; "" if there is memory enough, or nobody can say.
-func (c Chooser) short(f *os.File) string {
+// shortage says why what is to be moved should not go through the page cache; "" if there is memory enough, or nobody can say.
+func (c Chooser) shortage(f *os.File) string {
 	bytes := c.Bytes
 	if bytes == 0 && f != nil {
 		if st, err := f.Stat(); err == nil {
 			bytes = st.Size()
 		}
 	}
-	return readMemory().short(bytes)
+	return readMemory().shortage(bytes)
 }
 
-// takes tries whether f, which was opened with O_DIRECT, takes a page. What is not empty is not written to.
-func (c Chooser) takes(f *os.File, flags int) bool {
+// acceptsPage tries whether f, which was opened with O_DIRECT, takes a page. What is not empty is not written to.
+func (c Chooser) acceptsPage(f *os.File, flags int) bool {
 	page, err := NewBuffer(PageSize)
 	if err != nil {
 		return false

@@ -10,8 +10,9 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"github.com/ramjet-vm/ramjet/internal/sys"
 	"golang.org/x/sys/unix"
+
+	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
 // withMemory has the machine say this of its memory.
@@ -231,10 +232,10 @@ func TestMemory(t *testing.T) {
 	expect(Memory{Available: 11 << 20, Waiting: 12.5})
 	put("sys/fs/cgroup/pod/memory.current", "204857600\n")
 	expect(Memory{Available: 1, Waiting: 12.5})
-	if s := (Memory{Available: 1 << 30, Waiting: 12.5}).short(1); !strings.Contains(s, "wait") {
+	if s := (Memory{Available: 1 << 30, Waiting: 12.5}).shortage(1); !strings.Contains(s, "wait") {
 		t.Errorf("under pressure: %q", s)
 	}
-	if s := (Memory{}).short(1 << 40); s != "" {
+	if s := (Memory{}).shortage(1 << 40); s != "" {
 		t.Errorf("nobody knows how much memory there is: %q", s)
 	}
 }

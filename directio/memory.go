@@ -21,8 +21,8 @@ type Memory struct {
 // pressure is how many per cent of waiting mean that the page cache can grow only by what it displaces.
 const pressure = 10
 
-// short returns why this many more bytes in the page cache are too many; "" if they are not.
-func (m Memory) short(bytes int64) string {
+// shortage returns why this many more bytes in the page cache are too many; "" if they are not.
+func (m Memory) shortage(bytes int64) string {
 	switch {
 	case m.Waiting >= pressure:
 		return fmt.Sprintf("memory is short (processes wait for it %.0f%% of the time)", m.Waiting)

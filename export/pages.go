@@ -47,7 +47,7 @@ func (e *export) eachPageOf(ctx context.Context, img *image.File, blocks []int, 
 			}
 		}
 	}
-	l.Check = func(part int, first int64, pages []byte) error {
+	l.Sink = func(part int, first int64, pages []byte) error {
 		if img.Seal != nil {
 			if err := check.Check(part, first, pages); err != nil {
 				return err

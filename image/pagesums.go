@@ -86,7 +86,7 @@ func (p *PageSums) read(ctx context.Context, block int, first int64, stored mapp
 	l := &transfer.Load{
 		Blocks: []transfer.LoadBlock{{Block: b, Stored: stored}},
 		Image:  p.Image.Reopen(), Params: p.params,
-		Check: func(_ int, first int64, pages []byte) error {
+		Sink: func(_ int, first int64, pages []byte) error {
 			for i := 0; i < len(pages); i += mappedram.PageSize {
 				sums[first+int64(i/mappedram.PageSize)] = seal.PageSum(pages[i : i+mappedram.PageSize])
 			}

@@ -63,7 +63,7 @@ func (m *File) findStale(ctx context.Context, params transfer.Params, i int, fou
 		}
 		l := &transfer.Load{
 			Blocks: []transfer.LoadBlock{{Block: part, Stored: data}}, Image: m.Reopen(), Params: params,
-			Check: func(_ int, at int64, pages []byte) error {
+			Sink: func(_ int, at int64, pages []byte) error {
 				for k := int64(0); k < int64(len(pages))/whole.PageSize; k++ {
 					if guestmem.IsZero(pages[k*whole.PageSize : (k+1)*whole.PageSize]) {
 						continue

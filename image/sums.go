@@ -39,7 +39,7 @@ func SumImage(ctx context.Context, image *mappedram.Image, o directio.Opener, pa
 			sums.Close()
 		}
 	}()
-	l := &transfer.Load{Image: o, Params: params, Check: sums.Add}
+	l := &transfer.Load{Image: o, Params: params, Sink: sums.Add}
 	for i, b := range image.Blocks {
 		if b.Ignored {
 			stored = append(stored, nil)

@@ -220,7 +220,7 @@ func (v *verify) pages(ctx context.Context) error {
 	var pages int64
 	check := &PageCheck{Image: v.image.Image, Bad: v.note}
 	flush := func() error {
-		l := &transfer.Load{Blocks: batch, Image: v.image.Reopen(), Params: v.params, Check: v.counting(check), Unreadable: check.unreadable}
+		l := &transfer.Load{Blocks: batch, Image: v.image.Reopen(), Params: v.params, Sink: v.counting(check), Unreadable: check.unreadable}
 		err := l.Run(ctx)
 		v.result.PagesChecked += l.Progress.Pages.Load()
 		v.result.BytesChecked += l.Progress.Bytes.Load()

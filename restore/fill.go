@@ -86,7 +86,7 @@ func (f *filling) readFrom(img *image.File) error {
 	}
 	l := &transfer.Load{Blocks: parts, Image: img.Reopen()}
 	if img.Seal != nil {
-		l.Check = check.Check
+		l.Sink = check.Check
 	}
 	io, err := directio.Chooser{Mode: f.o.Direct, Calls: f.o.Calls}.Choose(l.Image, os.O_RDONLY)
 	if err != nil {

@@ -135,7 +135,7 @@ func newPages(t *image.Target, dir string, l *mappedram.Layout, memory []guestme
 	if err != nil {
 		return nil, err
 	}
-	p.Small = 64 << 10
+	p.BufferedBelow = 64 << 10
 	s := &transfer.Save{Layout: l, Memory: memory, Image: t, Params: p, Sums: transfer.NewSums(sums, l.Blocks, p.Calls)}
 	if err := s.Reserve(t.File); err != nil {
 		return nil, errors.Join(err, s.Sums.Close())

@@ -11,7 +11,7 @@ import (
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
-// Base is one block of memory as another image, the base, holds it: a save against it writes only what is different.
+// Base is one block of memory as another image, the base, holds it: a save against it writes only pages that differ.
 type Base struct {
 	// Stored are the pages that the base stores; the others are zero in it.
 	Stored mappedram.Bitmap

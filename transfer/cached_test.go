@@ -51,7 +51,7 @@ func TestLoadCached(t *testing.T) {
 			Blocks: []LoadBlock{{Block: mappedram.Block{Name: "ram", Length: size, PageSize: 4096}, Stored: all}},
 			Image:  directio.Path(path),
 			Params: Params{Direct: true, Cached: cached},
-			Check: func(_ int, first int64, p []byte) error {
+			Sink: func(_ int, first int64, p []byte) error {
 				copy(got[first*4096:], p)
 				return nil
 			},

@@ -10,8 +10,8 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// leftovers emits what a block's memory holds where the image stores nothing. Memory is all zeros when a QEMU starts,
-// except for a memory-backend-file over a file that was there before, with the pages of the VM's former life in it, say.
+// leftovers emits what a block's memory holds where the image stores nothing. Memory is zero when a QEMU starts, except
+// for a memory-backend-file over an existing file, which may hold pages of the VM's former life.
 func (l *Load) leftovers(block int, emit func(job) error) error {
 	b := l.Blocks[block]
 	if b.Memory == nil || !b.Clear {
@@ -54,7 +54,7 @@ func without(ranges iter.Seq2[guestmem.Range, error], stored mappedram.Bitmap) i
 	}
 }
 
-// clear makes ranges zero. What is zero already is not written, so that holes stay holes.
+// clear makes ranges zero. Pages that are zero already are not written, so that holes stay holes.
 func (b *LoadBlock) clear(c *channel, ranges []guestmem.Range) error {
 	for _, r := range ranges {
 		p := c.buf[:r.Len()]

@@ -8,10 +8,10 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 )
 
-// produce hands out the parts of all blocks that may hold something else than the image has so far, of each block from its two
-// halves in turn. Guests have large areas of memory that exists and is zero, since they or whoever saved them before
-// have touched it: with one place to take from all channels would find nothing to write in it, and the disk would wait.
-// More places than two were slower where it was measured.
+// produce hands out the parts of all blocks that may differ from what the image has so far, alternating between the two
+// halves of each block. Guests have large areas of memory that exists and is zero, because the guest, or whoever saved
+// it before, has touched it. If work came from one place only, all channels would look through such an area at the same
+// time while the disk waits. More than two places were slower where it was measured.
 func (s *Save) produce(emit func(job) error) error {
 	for i, m := range s.Memory {
 		middle := m.Size() / 2 / stretch * stretch
@@ -28,7 +28,7 @@ func (s *Save) produce(emit func(job) error) error {
 	return nil
 }
 
-// inTurn yields one of each part that has any left, until none has.
+// inTurn yields one job of each part in turn, until no part has any left.
 func inTurn(parts ...iter.Seq2[job, error]) iter.Seq2[job, error] {
 	return func(yield func(job, error) bool) {
 		var nexts []func() (job, error, bool)
@@ -54,7 +54,7 @@ func inTurn(parts ...iter.Seq2[job, error]) iter.Seq2[job, error] {
 	}
 }
 
-// jobs are those for a part of a block, whose borders are those of stretches or the block's.
+// jobs yields the jobs of a part of a block. The part's borders are borders of stretches, or the block's end.
 func (s *Save) jobs(block int, within guestmem.Range) iter.Seq2[job, error] {
 	return func(yield func(job, error) bool) {
 		next := within.Start / stretch
@@ -87,7 +87,7 @@ func (s *Save) jobs(block int, within guestmem.Range) iter.Seq2[job, error] {
 	}
 }
 
-// candidates are the parts of a block that have to be looked at.
+// candidates are the parts of a block that have to be read.
 func (s *Save) candidates(block int, within guestmem.Range) iter.Seq2[guestmem.Range, error] {
 	m := s.Memory[block]
 	if b := s.Base[block]; b != nil && b.Sums == nil {
@@ -96,7 +96,7 @@ func (s *Save) candidates(block int, within guestmem.Range) iter.Seq2[guestmem.R
 	return m.Populated(within)
 }
 
-// outdated tells of a stretch, of which the memory has nothing, whether the image or the base has something.
+// outdated reports whether the image or the base has pages of a stretch of which memory has none.
 func (s *Save) outdated(block int, number int64) bool {
 	if !s.again && (s.Base[block] == nil || s.Base[block].Sums == nil) {
 		return false

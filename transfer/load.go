@@ -23,12 +23,12 @@ type Load struct {
 	Image  directio.Opener
 	Params Params
 
-	// Check, if set, sees every page before it gets into memory, and may refuse: neighbouring pages of a
-	// block from page first on. It is called from several goroutines at a time.
-	Check func(block int, first int64, pages []byte) error
+	// Sink, if set, gets every page before memory does, and may refuse it: neighbouring pages of a block, from page
+	// first on. It is called from several goroutines at a time.
+	Sink func(block int, first int64, pages []byte) error
 
-	// Unreadable, if set, is told of each page that the disk cannot give, instead of an end of all at the first one. Its
-	// error ends all. For a Load without memory only; called as Check is.
+	// Unreadable, if set, is told of each page that the disk cannot read. Without it the first such page ends the load.
+	// An error that it returns ends the load. It is for a Load without memory only, and is called as Sink is.
 	Unreadable func(block int, page int64, err error) error
 
 	Progress Progress
@@ -37,13 +37,13 @@ type Load struct {
 // LoadBlock is one block to fill.
 type LoadBlock struct {
 	mappedram.Block
-	Index  int // in the image, as Check is told
+	Index  int // in the image, as Sink is told
 	Stored mappedram.Bitmap
-	Memory guestmem.Memory // nil: the pages are only read, for Check
+	Memory guestmem.Memory // nil: the pages are only read, for Sink
 	Clear  bool            // make zero what is not Stored
 }
 
-// Run does it.
+// Run loads the pages.
 func (l *Load) Run(ctx context.Context) (err error) {
 	for _, b := range l.Blocks {
 		if b.Memory != nil && b.Memory.Size() != b.Length {
@@ -121,10 +121,10 @@ func (l *Load) read(c *channel, b *LoadBlock, r guestmem.Range, p []byte) error 
 		}
 		return err
 	}
-	if l.Check == nil {
+	if l.Sink == nil {
 		return nil
 	}
-	return l.Check(b.Index, r.Start/b.PageSize, p)
+	return l.Sink(b.Index, r.Start/b.PageSize, p)
 }
 
 // badMedium tells the errors of a place on a disk from those of anything else: EIO, what block devices make of a medium
@@ -146,8 +146,8 @@ func (l *Load) readSingly(f *directio.File, b *LoadBlock, r guestmem.Range, p []
 		switch {
 		case err != nil && badMedium(err):
 			err = l.Unreadable(b.Index, page, err)
-		case err == nil && l.Check != nil:
-			err = l.Check(b.Index, page, one)
+		case err == nil && l.Sink != nil:
+			err = l.Sink(b.Index, page, one)
 		}
 		if err != nil {
 			return err

@@ -129,7 +129,7 @@ func TestLoadChecks(t *testing.T) {
 	l, _ := loadOf(t, s, false)
 	l.Params.Channels = 1 // Check is not for several goroutines here
 	seen := map[[2]int64]bool{}
-	l.Check = func(block int, first int64, pages []byte) error {
+	l.Sink = func(block int, first int64, pages []byte) error {
 		for i := range int64(len(pages) / page) {
 			if k := [2]int64{int64(block), first + i}; seen[k] {
 				t.Errorf("page %v was seen twice", k)
@@ -154,7 +154,7 @@ func TestLoadChecks(t *testing.T) {
 	}
 	bad := errors.New("bad page")
 	l, files := loadOf(t, s, false)
-	l.Check = func(int, int64, []byte) error { return bad }
+	l.Sink = func(int, int64, []byte) error { return bad }
 	if err := l.Run(context.Background()); !errors.Is(err, bad) {
 		t.Errorf("a refused page: %v", err)
 	}
@@ -188,7 +188,7 @@ func TestLoadFails(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	why := errors.New("no more")
 	l, _ := loadOf(t, s, false)
-	l.Check = func(int, int64, []byte) error { cancel(why); return nil }
+	l.Sink = func(int, int64, []byte) error { cancel(why); return nil }
 	if err := l.Run(ctx); !errors.Is(err, why) {
 		t.Errorf("ended from outside: %v", err)
 	}

@@ -44,8 +44,9 @@ const (
 	punch        // what is in the file does not count any more
 )
 
-// look takes one range of memory that exists, within one stretch.
-func (p *plan) look(r guestmem.Range) error {
+// scanRange reads one range of existing memory, which lies within one stretch, decides what each page needs, and does
+// it.
+func (p *plan) scanRange(r guestmem.Range) error {
 	view := p.c.buf[:r.Len()]
 	began := time.Now()
 	for at := int64(0); at < r.Len(); at += piece {
@@ -63,7 +64,7 @@ func (p *plan) look(r guestmem.Range) error {
 	return p.act(first, n, view)
 }
 
-// read reads a part of one range.
+// read reads a part of a range.
 func (p *plan) read(part []byte, off int64) error {
 	if p.exact() {
 		return p.Memory[p.block].(guestmem.Changed).ReadChanged(part, []guestmem.Range{{Start: off, End: off + int64(len(part))}})
@@ -71,30 +72,31 @@ func (p *plan) read(part []byte, off int64) error {
 	return p.Memory[p.block].Read(part, off)
 }
 
-// exact tells whether the memory itself knows which pages are no longer the base's: those that are looked at.
+// exact reports whether the memory knows by itself which pages differ from the base. Then only those pages are read.
 func (p *plan) exact() bool {
 	b := p.Base[p.block]
 	return b != nil && b.Sums == nil
 }
 
-// small is how short ranges are that are read many at a time, in bytes.
-const small = 32 << 10
+// shortRange is the length in bytes below which ranges are read many at a time.
+const shortRange = 32 << 10
 
-// batch says how many of the ranges, from the first on, are so short that they should be read together.
+// batch returns how many of the ranges, from the first on, are so short that they should be read together.
 func (p *plan) batch(ranges []guestmem.Range) int {
 	if !p.exact() {
 		return 0
 	}
 	n, total := 0, int64(0)
-	for n < len(ranges) && ranges[n].Len() < small && total+ranges[n].Len() <= piece {
+	for n < len(ranges) && ranges[n].Len() < shortRange && total+ranges[n].Len() <= piece {
 		total += ranges[n].Len()
 		n++
 	}
 	return n
 }
 
-// lookAtMany is look for short ranges: of a guest that writes here and there the calls would take longer than the copying.
-func (p *plan) lookAtMany(ranges []guestmem.Range) error {
+// scanBatch is scanRange for many short ranges, read by one call: for a guest that writes here and there, a call for
+// each range would take longer than copying the pages.
+func (p *plan) scanBatch(ranges []guestmem.Range) error {
 	began := time.Now()
 	var total int64
 	for _, r := range ranges {
@@ -119,8 +121,8 @@ func (p *plan) lookAtMany(ranges []guestmem.Range) error {
 	return nil
 }
 
-// decide fills in sums and todo from index at on for the pages in view, and sets or clears their bits in Stored. Page 0 of
-// the plan is page start of the block.
+// decide fills in sums and todo for the pages in view, from index at on, and sets or clears the pages' bits in Stored.
+// Index 0 of sums and todo is page start of the block.
 func (p *plan) decide(start, at int64, view []byte) error {
 	first, n := start+at, int64(len(view))/guestmem.PageSize
 	sums, marks, todo := p.sums[at:at+n], p.marks[at:at+n], p.todo[at:at+n]
@@ -181,7 +183,7 @@ func (p *plan) store(page int64, stored bool) {
 	}
 }
 
-// act does what is to be done with n pages from first on, each run of neighbours at once.
+// act carries out todo for n pages from page first on, with one call for each run of neighbours that need the same.
 func (p *plan) act(first, n int64, view []byte) error {
 	for i := int64(0); i < n; {
 		end := i + 1
@@ -219,7 +221,7 @@ func (p *plan) write(first, i int64, pages []byte) error {
 	return nil
 }
 
-// punch makes pages of the file holes again: an image may be mapped, and then what is there counts.
+// punch makes pages of the file holes again: an image may be mapped, and then the file's content counts.
 func (p *plan) punch(first, n int64) error {
 	b := p.Layout.Blocks[p.block]
 	if err := p.c.punch(b.PagesOffset+first*guestmem.PageSize, n*guestmem.PageSize); err != nil {
@@ -244,7 +246,7 @@ func (p *plan) note(first int64, sums, marks []uint64) {
 	mappedram.Bitmap(p.isNoted[:]).SetRange(at, at+int64(len(sums)))
 }
 
-// flush stores what was noted. The pages between keep the sums that they have.
+// flush stores the sums that were noted. Pages between them keep their sums.
 func (p *plan) flush(start int64) error {
 	if p.Sums == nil {
 		return nil
@@ -286,9 +288,10 @@ func (p *plan) put(in *Sums, start, lo, hi int64, values *[stretchPages]uint64) 
 	return in.put(p.block, start+lo, values[lo:hi])
 }
 
-// gone takes the pages of a stretch that begins at page start of which bits says that the image or the base has something of
-// them, and of which the memory has nothing: they are zero, or what they were mapped from.
-func (p *plan) gone(start int64, bits mappedram.Bitmap) error {
+// handleAbsent handles pages that memory does not have (any more) but the image or the base does: such a page is zero
+// or, in memory that is mapped from the base, still the base's. bits has a bit for each page of the stretch that begins
+// at page start.
+func (p *plan) handleAbsent(start int64, bits mappedram.Bitmap) error {
 	b := p.Base[p.block]
 	for first, end := range bits.Runs(stretchPages) {
 		for i := start + first; i < start+end; i++ {

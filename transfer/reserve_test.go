@@ -50,7 +50,7 @@ func reserving(t *testing.T) (*Save, *directio.File, *guestRAM) {
 	}
 	return &Save{
 		Layout: layout, Memory: []guestmem.Memory{g}, Image: directio.Path(f.Name()),
-		Params: Params{Direct: true, Small: 64 << 10},
+		Params: Params{Direct: true, BufferedBelow: 64 << 10},
 	}, d, g
 }
 

@@ -13,12 +13,12 @@ import (
 	"github.com/ramjet-vm/ramjet/mappedram"
 )
 
-// Save writes memory's pages into the page areas of an image: all that are not zero or, against a base, all
-// that are not as in the base.
+// Save writes memory's pages into the page areas of an image: all pages that are not zero or, against a base, all that
+// differ from the base.
 //
-// Run may be called again for the same memory; it then writes only what has changed since
-// the last time. So memory that is in use can be copied while it changes, and once more when it
-// stands still: what counts is the last Run, after which each page of the image is of that moment.
+// Run may be called again for the same memory; it then writes only what has changed since the last Run. So memory can
+// be copied while it changes, and once more when it stands still. The last Run decides: after it each page of the image
+// is what memory had then.
 type Save struct {
 	Layout *mappedram.Layout
 	Memory []guestmem.Memory // as many as Layout has blocks, of their lengths
@@ -39,8 +39,8 @@ type Save struct {
 	reserved [][]guestmem.Range // of each block, by Reserve
 }
 
-// Run does it. The image's page areas must be holes before the first: a page that is zero is not
-// written. When Run fails the image is worthless, the memory is as it was.
+// Run saves the memory. Before the first Run the image's page areas must be holes, because a page that is zero is not
+// written. When Run fails the image is worthless and the memory unchanged.
 func (s *Save) Run(ctx context.Context) (err error) {
 	if err := s.begin(); err != nil {
 		return err
@@ -92,7 +92,8 @@ func (s *Save) begin() error {
 // stretchBits has a bit for each page of a stretch.
 type stretchBits [stretchPages / 64]uint64
 
-// expected are the pages of a stretch that are not as in a new image over a memory of which nothing exists.
+// expected returns the pages of a stretch that the image would have to give up if memory had none of them: those that
+// are stored, or written, or that the base stores.
 func (s *Save) expected(block int, number int64) (bits stretchBits) {
 	add := func(b mappedram.Bitmap) {
 		if at := number * int64(len(bits)); at < int64(len(b)) {
@@ -122,15 +123,15 @@ func (s *Save) save(ctx context.Context, c *channel, j job) error {
 	var err error
 	for ranges := j.ranges; len(ranges) > 0 && err == nil; {
 		if n := p.batch(ranges); n > 1 {
-			err = p.lookAtMany(ranges[:n])
+			err = p.scanBatch(ranges[:n])
 			ranges = ranges[n:]
 			continue
 		}
-		err = p.look(ranges[0])
+		err = p.scanRange(ranges[0])
 		ranges = ranges[1:]
 	}
 	if err == nil {
-		err = p.gone(j.stretch*stretchPages, rest)
+		err = p.handleAbsent(j.stretch*stretchPages, rest)
 	}
 	if err == nil {
 		err = p.flush(j.stretch * stretchPages)

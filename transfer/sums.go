@@ -15,9 +15,9 @@ import (
 	"github.com/ramjet-vm/ramjet/seal"
 )
 
-// Sums remembers the sum of every stored page, eight bytes each in page order, in a
-// scratch file: for a large guest they are too many to hold. A page that no sum was stored for has that of a page of
-// zeros: sums are kept as their difference from that, so that a hole of the file says so.
+// Sums keeps the sum of every stored page, eight bytes each in page order, in a scratch file, because for a large guest
+// there are too many sums to hold in memory. Sums are kept as their difference from the sum of a zero page, so that a
+// hole of the scratch file stands for zero pages.
 type Sums struct {
 	f      *directio.File
 	starts []int64 // first page of each block in the file

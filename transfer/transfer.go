@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package migration moves guest pages between memory and an image over parallel channels.
+// Package transfer moves guest pages between memory and an image over parallel channels.
 //
-// It is the engine and only that: it is given memory (guestmem), a layout
-// (mappedram) and an opener, and knows neither QEMU nor QMP nor who opened its
-// files. Each channel has a file description of its own and takes stretches of
-// memory from one queue, so that one looks for zero pages while another
-// waits for the disk. Page data goes through the channels, with O_DIRECT where the
-// file takes it; headers, bitmaps and device state are the caller's and go through
-// another description, without.
+// The package is the engine and nothing else: it is given memory (guestmem), a layout (mappedram) and an opener of the
+// image's file, and knows neither QEMU nor QMP nor who opened the file. Each channel has a file description of its own.
+// The channels take stretches of memory from one queue, so that one channel looks for zero pages while another waits
+// for the disk. Page data goes through the channels, with O_DIRECT where the file takes it. Headers, bitmaps and device
+// state are the caller's; they go through another description, without O_DIRECT.
 //
-// Memory use does not grow with the guest's: a buffer for each channel, one bit a
-// page for what is stored, and page sums in a scratch file.
+// The engine needs a buffer for each worker, two bits a page for what is stored, and a scratch file for page sums.
 package transfer
 
 import (
@@ -29,12 +26,12 @@ import (
 	"github.com/ramjet-vm/ramjet/internal/sys"
 )
 
-// stretch is the unit of work, in bytes, and the largest write: 512 pages. Eight words of a bitmap and 4 KiB
-// of sums belong to it alone.
+// stretch is the unit of work, and the largest write, in bytes: 512 pages. A stretch has eight words of a bitmap and 4
+// KiB of sums, which no other stretch shares.
 const stretch = 2 << 20
 
-// piece is how much is read from memory at a time, in bytes: what was just read is still in a core's
-// own cache when it is compared with zero and summed.
+// piece is how much memory is read at a time, in bytes. It fits into the cache of a core, where the pages still are
+// when they are compared with zero and summed.
 const piece = 256 << 10
 
 // Pages of a stretch and of a piece.
@@ -46,8 +43,8 @@ const (
 // MaxChannels is QEMU's limit of multifd-channels.
 const MaxChannels = 255
 
-// DefaultChannels are enough to keep a device busy while some wait for it and others read and sum. For saves two to sixteen were
-// alike where it was measured (docs/scale.md); loads were fastest with sixteen.
+// DefaultChannels keep a device busy while some channels wait for the device and others read and sum. Saves with two to
+// sixteen channels took the same time where it was measured (docs/scale.md); loads were fastest with sixteen.
 const DefaultChannels = 16
 
 // Params are the knobs of a transfer.
@@ -56,14 +53,14 @@ type Params struct {
 	Direct       bool  // page data with O_DIRECT
 	MaxBandwidth int64 // bytes of page data a second; 0: no limit
 
-	// Small is how few bytes of neighbouring pages, fewer than that, a Save with Direct writes through the page cache all the
-	// same; 0: none. An O_DIRECT write waits for the device and, where it fills a hole, for the file system's journal:
-	// for thousands of single pages, each between holes, that takes ten times as long as it takes the page
-	// cache to collect them and write them back.
-	Small int64
+	// BufferedBelow is a number of bytes: a Save with Direct writes runs of neighbouring pages that are shorter than
+	// that through the page cache; 0: none. An O_DIRECT write waits for the device and, where it fills a hole, for the
+	// file system's journal. For thousands of single pages between holes that takes ten times as long as it takes the
+	// page cache to collect the pages and write them back.
+	BufferedBelow int64
 
-	// Cached has a Load with Direct read through the page cache what is in it: a copy from memory is
-	// faster than any disk, and a direct read of a dirty page has to wait until it is written.
+	// Cached has a Load with Direct read pages that are in the page cache from there: a copy from memory is faster than
+	// any disk, and a direct read of a dirty page waits until the page is written.
 	Cached bool
 
 	Calls *sys.Calls // nil: the kernel's
@@ -110,7 +107,8 @@ type job struct {
 	clear   bool // Load: nothing is stored for the ranges, they are to be zero
 }
 
-// maxWorkers bounds how many stretches are under way at a time, and so this process's memory, however many channels there are.
+// maxWorkers bounds how many stretches are moved at a time, and so the memory for buffers, however many channels there
+// are.
 const maxWorkers = 16
 
 // channel is one way to the image with what belongs to it alone.
@@ -168,7 +166,7 @@ func openChannels(o directio.Opener, flags int, p Params) (cs []*channel, err er
 }
 
 func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error) {
-	c := &channel{limit: p.Small}
+	c := &channel{limit: p.BufferedBelow}
 	direct := flags
 	if p.Direct {
 		direct |= unix.O_DIRECT
@@ -176,7 +174,7 @@ func openChannel(o directio.Opener, flags int, p Params) (_ *channel, err error)
 	if c.file, err = directio.Open(o, direct, p.Calls); err != nil {
 		return nil, err
 	}
-	if p.Direct && (flags == os.O_WRONLY && p.Small > 0 || flags == os.O_RDONLY && p.Cached) {
+	if p.Direct && (flags == os.O_WRONLY && p.BufferedBelow > 0 || flags == os.O_RDONLY && p.Cached) {
 		c.buffered, err = directio.Open(o, flags, p.Calls)
 	}
 	if err != nil {
@@ -197,8 +195,8 @@ func closeChannels(cs []*channel) (err error) {
 	return err
 }
 
-// run feeds jobs to the channels until there are no more or something fails; the first failure
-// ends all of them and is returned.
+// run feeds jobs to the channels until there are no more, or one fails. The first failure ends all jobs and is
+// returned.
 func run(ctx context.Context, cs []*channel, produce func(emit func(job) error) error, do func(context.Context, *channel, job) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
