@@ -20,7 +20,7 @@ type Alignment struct {
 	Offset int64 // of file offset and length
 }
 
-// Fits tells whether page-sized, page-aligned transfers satisfy a.
+// Fits reports whether page-sized, page-aligned transfers satisfy a.
 func (a Alignment) Fits() bool { return a.Memory <= PageSize && a.Offset <= PageSize }
 
 // ProbeAlignment asks the kernel (statx(2), STATX_DIOALIGN, Linux 6.1).

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cached tells whether all of the n bytes at off are in the page cache (cachestat(2), Linux 6.5); false where nobody can say.
+// Cached reports whether all of the n bytes at off are in the page cache (cachestat(2), Linux 6.5); false where nobody can say.
 // Reads of them through the cache take no I/O then.
 func Cached(f *os.File, off, n int64) bool {
 	resident, err := Resident(f, off, n)

@@ -45,7 +45,7 @@ func Open(o Opener, flags int, calls *sys.Calls) (*File, error) {
 	return d, err
 }
 
-// Direct tells whether transfers go past the page cache. They must be
+// Direct reports whether transfers go past the page cache. They must be
 // aligned then, memory and offset, as ProbeAlignment says.
 func (f *File) Direct() bool { return f.direct }
 
@@ -113,7 +113,7 @@ func (f *File) Truncate(size int64) error {
 	return nil
 }
 
-// WantsRoom tells whether direct writes from several descriptions go on side by side only where the file has room already.
+// WantsRoom reports whether direct writes from several descriptions go on side by side only where the file has room already.
 // ext4 takes the inode's lock for itself for a write that has to find some (ext4_dio_write_checks, Linux 5.6 on).
 func (f *File) WantsRoom() bool {
 	var st unix.Statfs_t

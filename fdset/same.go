@@ -50,7 +50,7 @@ var sys = calls{
 	fstatfs: unix.Fstatfs,
 }
 
-// SameDescription tells whether a and b are one open file description, as after
+// SameDescription reports whether a and b are one open file description, as after
 // dup(2) or passing one descriptor twice, and so share position and flags.
 func SameDescription(a, b *os.File) (Answer, error) {
 	defer runtime.KeepAlive(a)
@@ -90,7 +90,7 @@ func answer(same bool) Answer {
 	return Different
 }
 
-// SameFile tells whether a and b are the same file, by device and inode, or the
+// SameFile reports whether a and b are the same file, by device and inode, or the
 // same block device by its number.
 func SameFile(a, b *os.File) (bool, error) {
 	var st [2]unix.Stat_t

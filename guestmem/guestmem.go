@@ -85,7 +85,7 @@ type Backing struct {
 
 var zeroPage [PageSize]byte
 
-// IsZero tells whether p, a whole number of pages, is all zeros. It ends at
+// IsZero reports whether p, a whole number of pages, is all zeros. It ends at
 // the first page that is not.
 func IsZero(p []byte) bool {
 	for len(p) >= PageSize {

@@ -286,7 +286,7 @@ func TestOnlyRead(t *testing.T) {
 	}
 }
 
-// readingAllocates tells whether a page of this process that was only read is its own, as on kernels that map no page of zeros: then
+// readingAllocates reports whether a page of this process that was only read is its own, as on kernels that map no page of zeros: then
 // it is mapped exclusively (bit 56, Documentation/admin-guide/mm/pagemap.rst).
 func readingAllocates(t *testing.T) bool {
 	t.Helper()

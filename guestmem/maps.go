@@ -26,7 +26,7 @@ type mapping struct {
 
 func (m mapping) shared() bool { return len(m.perms) > 3 && m.perms[3] == 's' }
 
-// writable tells whether the process may write to it.
+// writable reports whether the process may write to it.
 func (m mapping) writable() bool { return len(m.perms) > 1 && m.perms[1] == 'w' }
 
 // span is the mapping, or the run of mappings that are one (mbind(2) and madvise(2) split
@@ -154,7 +154,7 @@ func openMapped(pid int, m mapping, flags int) (*os.File, error) {
 	return nil, fmt.Errorf("cannot open the file behind its memory, %s: %w (run as root)", m.path, first)
 }
 
-// isOf tells whether a descriptor in /proc is of the mapped file. On btrfs, and with some kernels on overlayfs, the memory map names
+// isOf reports whether a descriptor in /proc is of the mapped file. On btrfs, and with some kernels on overlayfs, the memory map names
 // another device than stat(2) does (show_map_vma, btrfs_getattr): there the file's path has to be the same.
 func (m mapping) isOf(descriptor string) bool {
 	var st unix.Stat_t

@@ -250,7 +250,7 @@ func (f *fake) devices(path string) error {
 	return err
 }
 
-// ran tells whether, and how often, a command has got to it.
+// ran reports whether, and how often, a command has got to it.
 func (f *fake) ran(command string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"github.com/ramjet-vm/ramjet/guestmem"
 )
 
-// A mark tells whether a page is still what it was when it was written. It is a hash by a random key, which nobody but this process
+// A mark reports whether a page is still what it was when it was written. It is a hash by a random key, which nobody but this process
 // knows and which is forgotten with the save. Page sums will not do for that: they have no key, and XXH3 is no cryptographic
 // hash, so a program in the guest can make two pages of one sum, and have the image keep the older one. A seed does not help: such
 // pairs can be made that have one sum under one seed in some thousands.

@@ -96,7 +96,7 @@ func (s *Save) existing(block int) iter.Seq2[guestmem.Range, error] {
 	}
 }
 
-// exists tells whether there is a page at off.
+// exists reports whether there is a page at off.
 func exists(m guestmem.Memory, off int64) (bool, error) {
 	for _, err := range m.Populated(guestmem.Range{Start: off, End: off + guestmem.PageSize}) {
 		return err == nil, err

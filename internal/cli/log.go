@@ -27,7 +27,7 @@ func (v *verbosity) Set(s string) error {
 	return nil
 }
 
-// logging tells whether anybody wants to read what is logged.
+// logging reports whether anybody wants to read what is logged.
 func (a *app) logging() bool { return a.verbose > 0 || a.logFormat != "" }
 
 // log prints what --verbose shows.

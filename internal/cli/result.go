@@ -104,7 +104,7 @@ func oneLine(s string) string {
 	return strings.Join(lines, "; ")
 }
 
-// asksJSON tells whether --json is among the arguments of a command line that was not understood.
+// asksJSON reports whether --json is among the arguments of a command line that was not understood.
 func asksJSON(args []string) bool {
 	for _, w := range args {
 		switch w {

@@ -88,7 +88,7 @@ func newGroup(name string) *group {
 // reference is the row with which the others are compared: the first one.
 func (g *group) reference() *Row { return g.rows[0] }
 
-// ofDisk tells whether the reference is the disk itself. Then rates are compared, since not all rows move the same number of bytes.
+// ofDisk reports whether the reference is the disk itself. Then rates are compared, since not all rows move the same number of bytes.
 func (g *group) ofDisk() bool { return strings.HasPrefix(g.reference().Name, "disk ") }
 
 // says tells what the table's last column compares.

@@ -104,7 +104,7 @@ func compact(v any) string {
 	return strings.TrimSpace(b.String())
 }
 
-// properties tells whether a list is of names and types, as qom-list's.
+// properties reports whether a list is of names and types, as qom-list's.
 func properties(list []any) bool {
 	return len(list) > 0 && !slices.ContainsFunc(list, func(v any) bool {
 		m, _ := v.(map[string]any)

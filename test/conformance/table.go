@@ -31,7 +31,7 @@ func (r row) different(i int) (kinds []string) {
 
 func (r row) played(i int, kind string) bool { return r.steps[i].only == nil || r.steps[i].only[kind] }
 
-// crashed tells whether QEMU was gone already before step i.
+// crashed reports whether QEMU was gone already before step i.
 func (r row) crashed(i int) bool {
 	if i == 0 || r.answers[stock][i] != monitorGone && !strings.HasPrefix(r.answers[stock][i], "killed") &&
 		!strings.HasPrefix(r.answers[stock][i], "ended") {

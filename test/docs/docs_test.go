@@ -159,7 +159,7 @@ func (d *document) commands(t *testing.T, from, to int) (list []command) {
 	return list
 }
 
-// prints tells whether the block shows what is printed.
+// prints reports whether the block shows what is printed.
 func (b *block) prints() bool {
 	return slices.ContainsFunc(b.commands, func(c command) bool { return c.end > c.first })
 }

@@ -104,7 +104,7 @@ func saveVM(t *testing.T, v *vm.VM, image string, flags ...string) *save.Result 
 	return &r
 }
 
-// allOf tells whether parts are all of a time but for what nobody measures: stopping the VM, letting it go on.
+// allOf reports whether parts are all of a time but for what nobody measures: stopping the VM, letting it go on.
 func allOf(whole, parts float64) bool { return parts <= whole && parts > whole*0.6-0.05 }
 
 // restoreVM restores an image with v's arguments in a directory of its own, and attaches to the guest.

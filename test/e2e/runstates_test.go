@@ -70,7 +70,7 @@ func sayState(t *testing.T, path, state string, asleep bool) {
 	do(t, err)
 }
 
-// goesOn has a new QEMU load an image and tells whether it can go on then: where it has to be reset first, it stands well.
+// goesOn has a new QEMU load an image and reports whether it can go on then: where it has to be reset first, it stands well.
 func goesOn(t *testing.T, image string, machine []string) bool {
 	t.Helper()
 	b := startBare(t, append(machine, "-incoming", "defer")...)

@@ -184,7 +184,7 @@ func readExpected() (list []expectation, err error) {
 	return list, nil
 }
 
-// fits tells whether a skip is the expected one: this test, for this reason.
+// fits reports whether a skip is the expected one: this test, for this reason.
 func (x expectation) fits(s skip) bool {
 	ok, _ := path.Match(x.test, s.test)
 	return ok && x.pkg == s.pkg && strings.Contains(s.why, x.why)

@@ -31,7 +31,7 @@ type recorded struct {
 	Seconds int    `json:"seconds"`
 }
 
-// same tells whether a newer run takes the place of an older one: the same, on the same kind of machine.
+// same reports whether a newer run takes the place of an older one: the same, on the same kind of machine.
 func (r recorded) same(o recorded) bool {
 	return r.What == o.What && r.Host == o.Host
 }

@@ -19,7 +19,7 @@ type TB interface {
 	Failed() bool
 }
 
-// Long tells whether the tests are to be thorough (RAMJET_LONG=1, make soak), not only quick enough for every change.
+// Long reports whether the tests are to be thorough (RAMJET_LONG=1, make soak), not only quick enough for every change.
 func Long() bool { return os.Getenv("RAMJET_LONG") != "" }
 
 // Need skips the test where there is no QEMU, saying why; where there has to be
