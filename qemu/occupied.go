@@ -20,16 +20,16 @@ import (
 // VM that runs (unix_listen_saddr unlinks it), begin its log file anew, and write over its memory and its disks.
 func (l *Launch) CheckFree() error {
 	args := l.FinalArgs()
-	if err := l.checkMonitors(args); err != nil {
-		return err
-	}
 	wanted := args.Exclusive(l.Dir)
 	if !l.sameNetwork() {
 		wanted = slices.DeleteFunc(wanted, func(e cmdline.Exclusive) bool { return e.Kind == cmdline.TCPKind || e.Kind == cmdline.UDPKind })
 	}
 	var err error
 	for range departures {
-		if err = checkFree(wanted); err == nil {
+		if err = l.checkMonitors(args); err == nil {
+			err = checkFree(wanted)
+		}
+		if err == nil {
 			return nil
 		}
 		time.Sleep(departure)
