@@ -12,9 +12,6 @@ import (
 	"github.com/ramjet-vm/ramjet/transfer"
 )
 
-// ZeroSum is the sum of a page of zeros.
-var ZeroSum = seal.PageSum(make([]byte, mappedram.PageSize))
-
 // SumWindow bounds a window, in pages: 256 MiB of memory, 512 KiB of sums.
 const SumWindow = 1 << 16
 
@@ -45,7 +42,7 @@ func NewPageSums(image, base *File) (*PageSums, error) {
 // asked for in order.
 func (p *PageSums) Window(ctx context.Context, block int, first int64, sums []uint64) error {
 	for i := range sums {
-		sums[i] = ZeroSum
+		sums[i] = transfer.ZeroSum
 	}
 	if p.Base != nil && p.Image.BuildsOnBase(block) {
 		if err := p.Base.own(ctx, p.Base.Image.Index(p.Image.Blocks[block].Name), first, sums); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
+	"github.com/ramjet-vm/ramjet/transfer"
 )
 
 // DiffOptions are what Diff can be told. Only A and B are required.
@@ -244,7 +245,7 @@ func (d *diff) compare(k int, first int64, a, b []uint64) {
 		switch {
 		case a[i] != b[i]:
 			return changedPage
-		case a[i] == image.ZeroSum:
+		case a[i] == transfer.ZeroSum:
 			return zeroPage
 		}
 		return dataPage

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/ramjet-vm/ramjet/directio"
-	"github.com/ramjet-vm/ramjet/image"
 	"github.com/ramjet-vm/ramjet/mappedram"
 	"github.com/ramjet-vm/ramjet/transfer"
 	"github.com/ramjet-vm/ramjet/vmstate"
@@ -71,7 +70,7 @@ func lostPages(img *mappedram.Image, stored []mappedram.Bitmap, sums *transfer.S
 			continue
 		}
 		err := sums.Each(i, stored[i], b.Pages(), func(v []uint64) error {
-			if slices.Contains(v, image.ZeroSum) {
+			if slices.Contains(v, transfer.ZeroSum) {
 				return fmt.Errorf("QEMU lost pages of block %s while it wrote them: save again, elsewhere or with --engine=ramjet", b.Name)
 			}
 			return nil
